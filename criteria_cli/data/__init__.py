@@ -1,0 +1,1 @@
+"""Which pairs of post and criterion, and which folds."""

@@ -1,0 +1,1 @@
+"""Which trial next, and who runs it: the shared study."""

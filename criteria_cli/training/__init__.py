@@ -1,0 +1,1 @@
+"""How one trial is trained: models, memory, batches, loops."""

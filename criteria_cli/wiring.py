@@ -1,0 +1,60 @@
+"""The one place that picks implementations: the command line calls nothing deeper.
+
+Heavy libraries are imported inside the functions, so that `--help` pays for none.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from criteria_cli.hpo.events import Observer
+    from criteria_cli.hpo.facts import StudyStatus
+    from criteria_cli.hpo.options import SearchOptions, SearchResult
+    from criteria_cli.study.files import Definition
+
+
+def search(definition: Definition, options: SearchOptions, observer: Observer) -> SearchResult:
+    """Start or join a study and run it until its budget is spent.
+
+    Checks the data, prepares the store and freezes or compares the study's identity before the
+    first trial. Handles SIGINT, SIGTERM, SIGHUP and SIGUSR1 while it runs; call it from the main
+    thread.
+
+    Raises:
+        UsageError: the definition, data or flags cannot be used, or differ from the study's.
+        MachineError: no such device, no disk, a missing package.
+        StoreError: the store cannot be reached, is damaged or has another schema.
+        Saved: a signal stopped it; everything is saved and the same command goes on (exit 75).
+        WorkError: three failures in a row on this machine, or the study is paused by failures.
+        KeyboardInterrupt: the second Ctrl-C.
+    """
+    from criteria_cli.hpo import supervisor
+
+    return supervisor.search(definition, options, observer)
+
+
+def study_status(storage: str, name: str) -> StudyStatus:
+    """One study now; read-only, and fast at ten thousand trials.
+
+    Raises:
+        UsageError: no study of this name, naming those that exist.
+        StoreError: the store cannot be read.
+    """
+    from criteria_cli.hpo import status
+
+    return status.read_study(storage, name)
+
+
+def all_studies(storage: str) -> tuple[StudyStatus, ...]:
+    """Every study of a store, the latest first."""
+    from criteria_cli.hpo import status
+
+    return status.read_studies(storage)
+
+
+def study_names(storage: str) -> tuple[str, ...]:
+    """Names for shell completion; empty where the store cannot be read."""
+    from criteria_cli.hpo import status
+
+    return status.study_names(storage)

@@ -13,6 +13,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from criteria_cli.study.headroom import parse_headroom
+
+from criteria_cli.study.pruning_rules import pruning_problem
+
 Scalar = bool | int | float | str
 
 SCHEMA = 1
@@ -120,7 +124,7 @@ class TrainingSpec(_Section):
     """The evaluation micro-batch; `auto` is the largest that fits."""
     auto_detect_batch_size: bool = True
     """Measure the device's memory and split batches to fit; off, a batch goes through whole."""
-    vram_headroom: Annotated[float, Field(gt=0.0, lt=0.9)] | str = 0.10
+    vram_headroom: float | str = 0.10
     """What is left free on the card: a share of its total, or bytes such as `2GiB`."""
     learning_rate: Positive = 1e-5
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
@@ -146,6 +150,12 @@ class TrainingSpec(_Section):
     """Keep at most this many negatives per positive in training folds, drawn anew per epoch."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """`auto` is bf16 where the device has it, else fp32."""
+
+    @field_validator("vram_headroom")
+    @classmethod
+    def _headroom(cls, value: float | str) -> float | str:
+        parse_headroom(value)
+        return value
 
 
 class AugmentationSpec(_Section):
@@ -230,16 +240,20 @@ class Patience(_Section):
     against: Literal["incumbent", "self"] = "incumbent"
     """`incumbent`: below the best complete trial on the same fold. `self`: not above the trial's
     own best fold."""
+    margin: Annotated[float, Field(ge=0.0)] = 1.0
+    """How far below the incumbent disappoints, in standard deviations of a difference on one fold;
+    0 is any amount. Not read by `self`."""
 
 
 class PrunerSpec(_Section):
     """Which trials are stopped before their last fold."""
 
-    type: Literal["hyperband", "racing", "median", "none"] = "hyperband"
+    type: Literal["hyperband", "racing", "racing+hyperband", "median", "none"] = "hyperband"
     resource: Literal["fold", "epoch"] = "fold"
-    """What a rung counts."""
+    """What a rung counts: folds, or epochs through all folds. Racing looks at both."""
     min_resource: Annotated[int, Field(ge=1)] = 1
-    max_resource: Annotated[int, Field(ge=1)] = 5
+    max_resource: Annotated[int, Field(ge=1)] | None = None
+    """What a trial reports: its folds, or its folds times its epochs, and so found without this."""
     reduction_factor: Annotated[int, Field(ge=2)] = 3
     startup_trials: Annotated[int, Field(ge=0)] = 10
     """The first trials run to the end, as a baseline."""
@@ -325,6 +339,12 @@ class StudySpec(_Section):
                 "starting with a letter or digit"
             )
         return value
+
+    @model_validator(mode="after")
+    def _can_prune(self) -> Self:
+        if problem := pruning_problem(self):
+            raise ValueError(problem)
+        return self
 
     def hyperparameters(self, params: Mapping[str, Scalar] | None = None) -> Hyperparameters:
         """The settings of a trial that sampled `params` (by search name)."""

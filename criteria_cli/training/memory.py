@@ -1,0 +1,327 @@
+"""Peak bytes of a step as a function of its shape, and what therefore fits.
+
+At one length the peak of a training step is linear in its rows: parameters, gradients and
+optimiser state are the constant, activations the slope. The slope grows with the length as
+`row + token * L + pair * L**2`; the first term is real (DeBERTa repeats the relative positions'
+keys for every example). A `MemoryModel` holds the coefficients, which depend on the model, the
+precision and the kind of card. `Limits` are what follow from them on one card, now.
+
+This module does arithmetic. It allocates nothing and knows no device but its bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, Protocol
+
+from criteria_cli.study.headroom import Headroom, parse_headroom
+
+__all__ = [
+    "Bound",
+    "Curve",
+    "Headroom",
+    "Limits",
+    "MemoryModel",
+    "assumed_limits",
+    "assumed_model",
+    "cap_bytes",
+    "parse_headroom",
+    "whole_batches",
+]
+
+EXPANDABLE_FILL = 0.97
+"""How much of the memory left for activations micro-batches of mixed lengths may fill where the
+allocator can grow its segments."""
+SEGMENTS_FILL = 0.85
+"""The same where it cannot, and blocks of many sizes leave gaps."""
+ASSUMED_FILL = 0.5
+"""The same for a model that was never measured."""
+CPU_TOKENS = 2048
+"""Padded tokens of a micro-batch on a processor: larger ones leave its caches and gain nothing."""
+_UNBOUNDED = 2**40
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A quantity per micro-batch: `base + rows * (row + token * length + pair * length**2)`."""
+
+    base: float = 0.0
+    row: float = 0.0
+    token: float = 0.0
+    pair: float = 0.0
+
+    def per_row(self, length: int) -> float:
+        return self.row + length * (self.token + length * self.pair)
+
+    def at(self, rows: int, length: int) -> float:
+        return self.base + rows * self.per_row(length)
+
+
+@dataclass(frozen=True)
+class MemoryModel:
+    """What steps of one model in one precision need on one kind of device."""
+
+    max_length: int
+    """The longest input, in tokens, that was measured."""
+    train: Curve
+    """Peak requested bytes of a training step with gradients held."""
+    evaluate: Curve
+    """The same of an evaluation step while the training state is resident."""
+    optimizer_peak: int
+    """Peak requested bytes of the optimiser's step, whatever the micro-batch."""
+    train_seconds: Curve
+    evaluate_seconds: Curve
+    allocator: str
+    """`expandable`, `segments` or `system`."""
+    reserve_ratio: float = 1.0
+    """Reserved over requested bytes at the largest verified step."""
+    train_fill: float = EXPANDABLE_FILL
+    """The share of the memory for activations that training micro-batches may fill."""
+    evaluate_fill: float = EXPANDABLE_FILL
+    verified_cap: int = 0
+    """The cap under which the following were run and fitted; 0 if nothing was run."""
+    verified_rows: int = 0
+    verified_evaluate_rows: int = 0
+    source: Literal["measured", "assumed"] = "measured"
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> MemoryModel:
+        fields = dict(value)
+        for name in ("train", "evaluate", "train_seconds", "evaluate_seconds"):
+            fields[name] = Curve(**fields[name])
+        return cls(**fields)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Which micro-batches a device admits in one phase, and what each costs."""
+
+    row_bytes: Curve
+    """Bytes of one row by its length; `base` is not counted here."""
+    seconds: Curve
+    budget: float
+    """Bytes that the rows of a micro-batch may take together."""
+    full_rows: int
+    """Rows that fit at `max_length`, and so at any length."""
+    max_length: int
+    tokens: int = _UNBOUNDED
+    """Padded tokens beyond which a micro-batch gains nothing."""
+
+    def max_rows(self, length: int) -> int:
+        """The most rows at this padded length; at least 1, for less cannot be run."""
+        by_memory = max(self.full_rows, int(min(_UNBOUNDED, self.budget / self._row(length))))
+        return max(1, min(by_memory, self.tokens // length))
+
+    def fits(self, rows: int, length: int) -> bool:
+        return rows <= self.max_rows(length)
+
+    def cost(self, rows: int, length: int) -> float:
+        """Seconds of one micro-batch, as far as they are known."""
+        return self.seconds.at(rows, length)
+
+    def lower(self, rows: int, length: int) -> Bound:
+        """A bound that admits at most `rows` at `length`, and nowhere more bytes than that."""
+        budget = min(self.budget, rows * self._row(length))
+        full = min(self.full_rows, int(min(_UNBOUNDED, budget / self._row(self.max_length))))
+        return replace(self, budget=budget, full_rows=max(1, full))
+
+    def _row(self, length: int) -> float:
+        return max(1.0, self.row_bytes.per_row(length))
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What fits on one device now."""
+
+    model: MemoryModel
+    cap: int
+    """Bytes this process may hold."""
+    train: Bound
+    evaluate: Bound
+
+    @classmethod
+    def under(cls, model: MemoryModel, cap: int) -> Limits:
+        """The limits that a memory model gives under a cap."""
+        return cls(
+            model=model,
+            cap=cap,
+            train=_bound(model, cap, evaluation=False),
+            evaluate=_bound(model, cap, evaluation=True),
+        )
+
+    def fits(self, rows: int, length: int) -> bool:
+        """Whether a training micro-batch of this shape is expected to fit."""
+        return self.train.fits(rows, length)
+
+    def max_rows(self, length: int) -> int:
+        """The largest training micro-batch at this padded length."""
+        return self.train.max_rows(length)
+
+    def cost(self, rows: int, length: int) -> float:
+        """Seconds of a training micro-batch."""
+        return self.train.cost(rows, length)
+
+    def longest(self, *, below: int) -> int:
+        """The longest input of which one row is expected to fit, a multiple of 8; 0 if none."""
+        room = self.cap / self.model.reserve_ratio
+        for length in range((below - 1) // 8 * 8, 0, -8):
+            if self.model.train.at(1, length) <= room:
+                return length
+        return 0
+
+    def with_evaluation_rows(self, rows: int) -> Limits:
+        """The same, with evaluation micro-batches of at most `rows` at any length."""
+        bound = replace(self.evaluate, full_rows=rows, budget=0.0)
+        return replace(self, evaluate=bound)
+
+    def lower(self, rows: int, length: int, *, evaluation: bool = False) -> Limits:
+        """Limits that admit at most `rows` at `length`, because more ran out of memory.
+
+        The memory model remembers it as a smaller fill, which holds for other caps too.
+        """
+        if evaluation:
+            bound = self.evaluate.lower(rows, length)
+            fill = _fill(bound.budget, self.cap, self.model.evaluate.base)
+            model = replace(
+                self.model,
+                evaluate_fill=min(self.model.evaluate_fill, fill),
+                verified_evaluate_rows=min(self.model.verified_evaluate_rows, bound.full_rows),
+            )
+            return replace(self, model=model, evaluate=bound)
+        bound = self.train.lower(rows, length)
+        fill = _fill(bound.budget, self.cap, self.model.train.base)
+        model = replace(
+            self.model,
+            train_fill=min(self.model.train_fill, fill),
+            verified_rows=min(self.model.verified_rows, bound.full_rows),
+        )
+        return replace(self, model=model, train=bound)
+
+
+def cap_bytes(free_bytes: int, own_bytes: int, headroom: int) -> int:
+    """The bytes this process may hold: what is free or already its own, less the headroom."""
+    return max(0, free_bytes + own_bytes - headroom)
+
+
+def largest_rows(model: MemoryModel, cap: int, *, evaluation: bool = False) -> int:
+    """Rows at full length whose reserved bytes the model expects within `cap`; 0 if none."""
+    curve = model.evaluate if evaluation else model.train
+    room = cap / model.reserve_ratio
+    if not evaluation and model.optimizer_peak > room:
+        return 0
+    return max(0, int((room - curve.base) // max(1.0, curve.per_row(model.max_length))))
+
+
+def _bound(model: MemoryModel, cap: int, *, evaluation: bool) -> Bound:
+    curve = model.evaluate if evaluation else model.train
+    fill = model.evaluate_fill if evaluation else model.train_fill
+    verified = model.verified_evaluate_rows if evaluation else model.verified_rows
+    full = largest_rows(model, cap, evaluation=evaluation)
+    if model.verified_cap:
+        # proven under that cap; under a larger one at least as much, and more if the line says so
+        full = max(full, verified) if cap >= model.verified_cap else full
+    budget = fill * max(0.0, cap - curve.base)
+    if fill < _default_fill(model):
+        full = min(full, int(budget / max(1.0, curve.per_row(model.max_length))))
+    return Bound(
+        row_bytes=replace(curve, base=0.0),
+        seconds=model.evaluate_seconds if evaluation else model.train_seconds,
+        budget=budget,
+        full_rows=max(1, full),
+        max_length=model.max_length,
+        tokens=CPU_TOKENS if model.allocator == "system" else _UNBOUNDED,
+    )
+
+
+def _default_fill(model: MemoryModel) -> float:
+    if model.source == "assumed":
+        return ASSUMED_FILL
+    return EXPANDABLE_FILL if model.allocator == "expandable" else SEGMENTS_FILL
+
+
+def _fill(budget: float, cap: int, base: float) -> float:
+    room = cap - base
+    return budget / room if room > 0 and math.isfinite(budget) else 1.0
+
+
+class EncoderConfig(Protocol):
+    """The part of a Hugging Face encoder configuration that sizes depend on."""
+
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+
+
+def assumed_model(
+    config: EncoderConfig, parameters: int, max_length: int, *, flops_per_second: float = 5e10
+) -> MemoryModel:
+    """A memory model from the architecture alone, for a processor in fp32.
+
+    The coefficients are those fitted to DeBERTa-v3-base (float32, dropout on), per layer and
+    hidden unit, per layer and head, and rounded up; BERT-like models need less.
+    """
+    hidden, layers = config.hidden_size, config.num_hidden_layers
+    heads = config.num_attention_heads
+    inner = int(getattr(config, "intermediate_size", None) or 4 * hidden)
+    buckets = int(getattr(config, "position_buckets", 0) or 0)
+    forward_token = 2.0 * layers * (4 * hidden * hidden + 2 * hidden * inner) / flops_per_second
+    forward_pair = 4.0 * layers * hidden / flops_per_second
+    return MemoryModel(
+        max_length=max_length,
+        # weights, gradients and Adam's two moments, four bytes each
+        train=Curve(16.0 * parameters, 8.0 * layers * buckets * hidden, 120.0 * layers * hidden,
+                    12.0 * layers * heads),
+        evaluate=Curve(12.0 * parameters, 8.0 * buckets * hidden, 48.0 * hidden, 16.0 * heads),
+        optimizer_peak=16 * parameters,
+        train_seconds=Curve(5e-4 * layers, 0.0, 3 * forward_token, 3 * forward_pair),
+        evaluate_seconds=Curve(2e-4 * layers, 0.0, forward_token, forward_pair),
+        allocator="system",
+        train_fill=ASSUMED_FILL,
+        evaluate_fill=ASSUMED_FILL,
+        source="assumed",
+    )  # fmt: skip
+
+
+def assumed_limits(
+    config: EncoderConfig,
+    parameters: int,
+    max_length: int,
+    *,
+    total_bytes: int,
+    free_bytes: int,
+    headroom: float | str = 0.10,
+) -> Limits:
+    """Limits for a device that is not measured: a processor, before the model is loaded."""
+    model = assumed_model(config, parameters, max_length)
+    kept = parse_headroom(headroom).of(total_bytes)
+    return Limits.under(model, cap_bytes(free_bytes, 0, kept))
+
+
+def whole_batches(max_length: int, *, evaluation_rows: int | None = None) -> Limits:
+    """Limits that split nothing: every batch goes through whole, until memory runs out."""
+    by_token = Curve(token=1.0)
+    model = MemoryModel(
+        max_length=max_length,
+        train=by_token,
+        evaluate=by_token,
+        optimizer_peak=0,
+        # a micro-batch more costs far more than any padding it saves
+        train_seconds=Curve(base=1e9, token=1.0),
+        evaluate_seconds=Curve(base=1e3, token=1.0),
+        allocator="none",
+        train_fill=1.0,
+        evaluate_fill=1.0,
+        source="assumed",
+    )
+    limits = Limits(
+        model=model,
+        cap=_UNBOUNDED,
+        train=Bound(by_token, model.train_seconds, math.inf, _UNBOUNDED, max_length),
+        evaluate=Bound(by_token, model.evaluate_seconds, math.inf, _UNBOUNDED, max_length),
+    )
+    return limits if evaluation_rows is None else limits.with_evaluation_rows(evaluation_rows)

@@ -8,10 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from criteria_cli.data.summary import DataSummary
     from criteria_cli.hpo.events import Observer
     from criteria_cli.hpo.facts import StudyStatus
     from criteria_cli.hpo.options import SearchOptions, SearchResult
     from criteria_cli.study.files import Definition
+    from criteria_cli.training.host import HostMemory
+    from criteria_cli.training.visible import DeviceFacts
 
 
 def search(definition: Definition, options: SearchOptions, observer: Observer) -> SearchResult:
@@ -58,3 +61,32 @@ def study_names(storage: str) -> tuple[str, ...]:
     from criteria_cli.hpo import status
 
     return status.study_names(storage)
+
+
+def describe_data(definition: Definition) -> DataSummary:
+    """Counts, folds and the baseline of a definition's data.
+
+    Raises:
+        UsageError: the data cannot be used; names file, row and column.
+    """
+    from criteria_cli.data import summary
+
+    return summary.summarise(definition)
+
+
+def visible_devices() -> tuple[DeviceFacts, ...]:
+    """The GPUs of this machine; empty where there are none.
+
+    Raises:
+        MachineError: the driver does not answer.
+    """
+    from criteria_cli.training import visible
+
+    return visible.visible_devices()
+
+
+def host_memory() -> HostMemory:
+    """What a process of this machine may hold."""
+    from criteria_cli.training import host
+
+    return host.memory_limit()

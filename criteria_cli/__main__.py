@@ -1,0 +1,7 @@
+"""`python -m criteria_cli`."""
+
+import sys
+
+from criteria_cli.cli.app import main
+
+sys.exit(main())

@@ -1,0 +1,119 @@
+"""The command line: which commands there are, and what happens around each of them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import sys
+from typing import Annotated
+
+import typer
+
+from criteria_cli import __version__
+from criteria_cli.cli import doctor, failures, hpo, init, status
+from criteria_cli.cli.arguments import with_debug
+from criteria_cli.cli.environment import VARIABLES, unknown_variables
+
+EPILOG = "\n\n".join(
+    (
+        "\b\nExit codes:\n"
+        + "\n".join(f"  {code:>3}  {text}" for code, text in failures.EXIT_CODES.items()),
+        "\b\nEnvironment:\n"
+        + "\n".join(f"  {name:<20} {text}" for name, text in VARIABLES.items()),
+        "\b\nStart with:\n  criteria hpo demo",
+    )
+)
+
+app = typer.Typer(
+    name="criteria",
+    help="Find the best fine-tuned cross-encoder for one question: does this post show this "
+    "criterion?",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+for _module in (hpo, status, doctor, init):
+    app.command(
+        name=_module.NAME,
+        epilog=_module.EXAMPLES,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    )(with_debug(_module.command))
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"criteria {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_version,
+            is_eager=True,
+            show_default=False,
+            help="Show the version.",
+        ),
+    ] = False,
+) -> None:
+    del version
+
+
+def main() -> int:
+    """Run one command and return its exit code."""
+    os.umask(0o077)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace", line_buffering=name == "stderr")
+    arguments = with_watch_value(sys.argv[1:])
+    debug = "--debug" in arguments or os.environ.get("CRITERIA_DEBUG") == "1"
+    try:
+        if "_CRITERIA_COMPLETE" not in os.environ:
+            for message in unknown_variables(os.environ):
+                failures.warn(message)
+        result = app(arguments, prog_name="criteria", standalone_mode=False)
+        sys.stdout.flush()
+    except OSError as error:
+        return _output_failed(error, arguments, debug)
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else 0
+    except BaseException as error:  # the one place that turns what happened into an exit code
+        return failures.report(error, arguments=arguments, debug=debug)
+    return result if isinstance(result, int) else 0
+
+
+def with_watch_value(arguments: list[str]) -> list[str]:
+    """`--watch` alone is `--watch=2`: Typer knows no option whose value may be left out."""
+    found: list[str] = []
+    rest = iter(range(len(arguments)))
+    for place in rest:
+        argument = arguments[place]
+        following = arguments[place + 1 : place + 2]
+        if argument != "--watch":
+            found.append(argument)
+        elif following and re.fullmatch(r"-?[\d.]+", following[0]):
+            found.append(f"--watch={following[0]}")
+            next(rest, None)
+        else:
+            found.append("--watch=2")
+    return found
+
+
+def _output_failed(error: OSError, arguments: list[str], debug: bool) -> int:
+    """Standard output is gone: silently for a closed pipe, in one line for a full disk."""
+    ours = error.filename is None and error.errno in (errno.EPIPE, errno.ENOSPC)
+    if not ours:
+        return failures.report(error, arguments=arguments, debug=debug)
+    silent = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silent, sys.stdout.fileno())
+    if error.errno == errno.EPIPE:
+        return 0
+    sys.stderr.write("error: cannot write the output: no space left on device\n")
+    return 1

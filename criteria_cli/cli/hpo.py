@@ -1,0 +1,201 @@
+"""`criteria hpo`: start or join a study."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from criteria_cli.cli.answers import print_json
+from criteria_cli.cli.arguments import (
+    Data,
+    DeviceName,
+    DryRun,
+    Headroom,
+    Json,
+    Name,
+    Settings,
+    Storage,
+    Study,
+    flags,
+    hours,
+    number_or_auto,
+    whole_number,
+)
+from criteria_cli.cli.definitions import definition_of, described_data, refuse_searched, tell
+from criteria_cli.cli.environment import runs_directory
+from criteria_cli.cli.layout import is_terminal, line, show, width_of
+from criteria_cli.cli.store import Store, store
+from criteria_cli.cli.words import count, duration, score
+
+if TYPE_CHECKING:
+    from criteria_cli.data.summary import DataSummary
+    from criteria_cli.hpo.options import SearchResult
+    from criteria_cli.study.files import Definition
+
+NAME = "hpo"
+EXAMPLES = (
+    "\b\nExamples:\n"
+    "  criteria hpo demo\n"
+    "  criteria hpo pc_ce --data data/redsm5 --trials 200 --workers auto\n"
+    "  criteria hpo my.toml --set training.epochs=20 --dry-run"
+)
+LONG_STUDY_S = 14 * 86400.0
+
+
+def command(
+    study: Study,
+    storage: Storage = None,
+    name: Name = None,
+    data: Data = None,
+    trials: Annotated[
+        int | None,
+        typer.Option(
+            "--trials",
+            metavar="N",
+            parser=whole_number(1),
+            show_default=False,
+            help="The study's whole budget, over all workers and restarts.",
+        ),
+    ] = None,
+    hour: Annotated[
+        float | None,
+        typer.Option(
+            "--hours",
+            metavar="H",
+            parser=hours,
+            show_default=False,
+            help="Take no more trials after H hours.",
+        ),
+    ] = None,
+    workers: Annotated[
+        str,
+        typer.Option(
+            "--workers",
+            metavar="auto|N",
+            parser=number_or_auto(1),
+            help="Workers of this command; `auto` is one per visible device.",
+        ),
+    ] = "1",
+    device: DeviceName = "auto",
+    headroom: Headroom = None,
+    settings: Settings = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> int:
+    """Start or join a study; run it in as many terminals as there are devices."""
+    definition = definition_of(
+        study,
+        settings,
+        flags(
+            name=("--name", "name", name),
+            data=("--data", "data.path", data),
+            trials=("--trials", "budget.trials", trials),
+            headroom=("--headroom", "training.vram_headroom", headroom),
+        ),
+    )
+    refuse_searched(definition)
+    place = store(storage)
+    summary = described_data(definition)
+    if dry_run:
+        _show_plan(definition, summary, place)
+        return 0
+    return _run(
+        study,
+        definition,
+        summary,
+        place,
+        trials=trials,
+        hours=hour,
+        workers=workers,
+        device=device,
+        as_json=as_json,
+    )
+
+
+def _run(
+    study: str,
+    definition: Definition,
+    summary: DataSummary,
+    place: Store,
+    *,
+    trials: int | None,
+    hours: float | None,
+    workers: str,
+    device: str,
+    as_json: bool,
+) -> int:
+    from criteria_cli import wiring
+    from criteria_cli.cli.definition_screen import data_line, folds_screen
+    from criteria_cli.cli.display import watching
+    from criteria_cli.hpo.options import SearchOptions
+
+    count_of_workers = "auto" if workers == "auto" else int(workers)
+    options = SearchOptions(
+        storage=place.address,
+        runs=runs_directory(),
+        name=definition.spec.name,
+        trials=trials,
+        hours=hours,
+        workers=count_of_workers,  # type: ignore[arg-type]  # `auto` or a number
+        device=device,
+    )
+    tell(f"{definition.spec.name}: {data_line(summary)}")
+    if not is_terminal(sys.stderr):
+        show(folds_screen(summary, None), sys.stderr)
+    log = runs_directory() / definition.spec.name / "hpo.log"
+    with watching(str(log)) as observer:
+        result = wiring.search(definition, options, observer)
+    if as_json:
+        print_json(result.status.to_json(), indent=None)
+    else:
+        _conclude(study, summary, place, result)
+    return 0
+
+
+def _show_plan(definition: Definition, summary: DataSummary, place: Store) -> None:
+    from criteria_cli.cli.definition_screen import (
+        baseline_words,
+        data_line,
+        folds_screen,
+        settings_screen,
+    )
+
+    width = width_of(sys.stdout)
+    spec = definition.spec
+    show(
+        [
+            line(f"{spec.name}: {data_line(summary)}"),
+            line(baseline_words(summary, spec.validation.metric)),
+            line(f"store {place.shown}, results {runs_directory() / spec.name}"),
+            line(),
+            *folds_screen(summary, width),
+            line(),
+            *settings_screen(definition, width),
+        ]
+    )
+    tell("dry run: everything was checked, nothing was written")
+
+
+def _conclude(study: str, summary: DataSummary, place: Store, result: SearchResult) -> None:
+    """Three lines: the result, where it is, what to type next."""
+    status = result.status
+    spent = f"{status.trials.finished} of {count(status.target, 'trial')}"
+    best = (
+        "no trial complete"
+        if status.best is None
+        else f"best {status.metric} {score(status.best.value)} (trial {status.best.trial}), "
+        f"all-positive {score(summary.baseline)}"
+    )
+    over = "finished" if result.ended == "finished" else "time is over"
+    tell(f"{status.name} {over}: {spent}, {best}")
+    age = "" if status.age_s is None else f", {duration(status.age_s)} since its start"
+    tell(f"store {place.shown}, log {result.log}{age}")
+    name = "" if status.name == study else f" --name {status.name}"
+    following = (
+        f"criteria train {study} --from best{name}"
+        if result.ended == "finished" and status.best is not None
+        else f"criteria hpo {study}{name}"
+    )
+    tell(f"next: {following}")

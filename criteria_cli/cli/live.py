@@ -1,0 +1,208 @@
+"""The screen of `criteria hpo` in a terminal: one process draws, nothing is wider than the window.
+
+It is drawn anew in place about once a second and is gone at the end.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, TextIO
+
+from criteria_cli.cli.event_lines import ending, event_sentence
+from criteria_cli.cli.layout import Line, Span, colours, height_of, line, sides, width_of
+from criteria_cli.cli.status_screen import ENOUGH_FOR_ETA, counted
+from criteria_cli.cli.words import bar, clock, count, duration, number, score, size
+from criteria_cli.hpo.events import (
+    FoldEnded,
+    HpoEvent,
+    LiveWorker,
+    StudyView,
+    TrialEnded,
+    TrialStarted,
+)
+
+if TYPE_CHECKING:
+    from rich.live import Live
+
+EVENTS_KEPT = 50
+WIDE = 110
+"""Columns from which a worker takes one line instead of two."""
+_MARKS = {"complete": "good", "pruned": "dim", "failed": "bad", "retried": "warn", "lost": "bad"}
+
+
+class LiveScreen:
+    """Draws views and remembers the last events."""
+
+    def __init__(self, stream: TextIO, log: str) -> None:
+        self._stream = stream
+        self._log = log
+        self._events: deque[Line] = deque(maxlen=EVENTS_KEPT)
+        self._live: Live | None = None
+        self._view: StudyView | None = None
+
+    def __call__(self, event: HpoEvent | StudyView) -> None:
+        if isinstance(event, StudyView):
+            self._view = event
+        else:
+            told = event_line(event)
+            if told is not None:
+                self._events.appendleft(told)
+        self._draw()
+
+    def close(self) -> None:
+        """Take the screen away and give the cursor back."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _draw(self) -> None:
+        if self._view is None:
+            return
+        from rich.text import Text
+
+        if self._live is None:
+            self._live = self._started()
+        width = (width_of(self._stream) or 80) - 1
+        height = height_of(self._stream) - 1
+        lines = screen(self._view, list(self._events), self._log, width, height)
+        painted = colours(self._stream)
+        text = "\n".join(item.painted() if painted else item.text for item in lines)
+        self._live.update(Text.from_ansi(text, no_wrap=True, overflow="crop"), refresh=True)
+
+    def _started(self) -> Live:
+        from rich.console import Console
+        from rich.live import Live
+
+        console = Console(file=self._stream, force_terminal=True, highlight=False)
+        live = Live(
+            console=console,
+            auto_refresh=False,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        live.start()
+        return live
+
+
+def event_line(event: HpoEvent) -> Line | None:
+    """An event as the list at the bottom shows it; None for what the workers' lines show."""
+    if isinstance(event, FoldEnded | TrialStarted):
+        return None
+    at = event.at[11:19]
+    if isinstance(event, TrialEnded):
+        style = _MARKS.get(event.state, "")
+        first, _, rest = ending(event).partition(" ")
+        return line(
+            Span(f"{at}  ", "dim"), f"trial {event.trial:<4} ", Span(f"{first:<9}", style), rest
+        )
+    sentence = event_sentence(event)
+    return line(Span(f"{at}  ", "dim"), sentence) if sentence else None
+
+
+def screen(view: StudyView, events: list[Line], log: str, width: int, height: int) -> list[Line]:
+    """Everything the live display shows, at most `height` lines of `width` columns."""
+    study = view.study
+    lines = [_head(view, width), line(), *_study(view, width)]
+    if view.store_away_s is not None:
+        lines.append(
+            line(
+                Span("store  ", "warn"),
+                f"does not answer for {duration(view.store_away_s)}: training goes on, "
+                f"{count(view.spooled, 'record')} wait",
+            )
+        )
+    lines.append(line())
+    per_worker = 1 if width >= WIDE else 2
+    room = height - len(lines) - 3
+    shown = max(1, min(len(view.workers), room // per_worker))
+    for worker in view.workers[:shown]:
+        lines += worker_lines(worker, study.metric, width)
+    hidden = len(view.workers) - shown
+    if hidden > 0:
+        lines.append(line(Span(f"and {count(hidden, 'more worker')} here", "dim")))
+    space = max(0, height - len(lines) - 3)
+    if events and space:
+        lines += [line(), *events[: min(space, 8)]]
+    lines += [line(), _foot(log, width)]
+    return [item.fitted(width) for item in lines[:height]]
+
+
+def _head(view: StudyView, width: int) -> Line:
+    study, here = view.study, len(view.workers)
+    live = sum(worker.state != "lost" for worker in study.workers)
+    others = max(0, live - here)
+    who = f"{count(here, 'worker')} here" + (f", {others} elsewhere" if others else "")
+    left = line("criteria hpo  ", Span(study.name, "strong"), f"   {who}")
+    return sides(left, line(Span(clock(view.elapsed_s), "dim")), width)
+
+
+def _study(view: StudyView, width: int) -> list[Line]:
+    study = view.study
+    best = (
+        "no complete trial yet"
+        if study.best is None
+        else f"best {study.metric} {score(study.best.value)} (trial {study.best.trial})"
+    )
+    done = f"{study.trials.finished}/{study.target}"
+    room = max(8, min(50, width - len(done) - len(best) - 16))
+    share = study.trials.finished / study.target if study.target else 0.0
+    return [
+        line("study  ", Span(bar(share, room), "good"), f" {done}   ", Span(best, "strong")),
+        sides(line("       ", *counted(study.trials)), line(_eta(view)), width),
+    ]
+
+
+def _eta(view: StudyView) -> str:
+    study = view.study
+    if study.eta_s is None:
+        left = ENOUGH_FOR_ETA - study.trials.finished
+        return f"ETA after {count(left, 'more trial')}" if left > 0 else "ETA unknown"
+    text = f"ETA {duration(study.eta_s)}"
+    if study.eta_range_s is not None:
+        low, high = (duration(bound) for bound in study.eta_range_s)
+        text += f" ({low} to {high})" if low != high else ""
+    return text
+
+
+def worker_lines(worker: LiveWorker, metric: str, width: int) -> list[Line]:
+    """What one worker does, on one line or two."""
+    name = Span(f"{worker.device:<7}", "strong")
+    if worker.trial is None:
+        return [line(name, Span(worker.state, "dim"))]
+    share = worker.step / worker.steps if worker.steps else 0.0
+    if worker.state == "train":
+        doing = f"{bar(share, 12)} {100 * share:3.0f}%"
+    else:
+        doing = f"{worker.state:<19}"
+    trial = f"trial {worker.trial}"
+    if worker.attempt > 1:
+        trial += f" (attempt {worker.attempt})"
+    epoch = f"{_place(worker.epoch, worker.epochs):>7}"
+    place = f"{trial}  fold {_place(worker.fold, worker.folds)}  epoch {epoch}"
+    first = [f"{place}  {doing}  ", f"{metric} {score(worker.last_score)}"]
+    if worker.mean_score is not None:
+        first.append(f"  folds {score(worker.mean_score)}")
+    facts = [
+        "" if worker.loss is None else f"loss {number(worker.loss)}",
+        "" if worker.examples_per_s is None else f"{worker.examples_per_s:.0f} ex/s",
+        "" if worker.memory_bytes is None else size(worker.memory_bytes),
+        duration(worker.seconds),
+        "" if worker.next_cut is None else f"next cut {worker.next_cut}",
+    ]
+    second = "  ".join(fact for fact in facts if fact)
+    if width >= WIDE:
+        return [line(name, *first, "  ", Span(second, "dim")).fitted(width)]
+    return [
+        line(name, *first).fitted(width),
+        line("       ", Span(second, "dim")).fitted(width),
+    ]
+
+
+def _place(value: int | None, whole: int) -> str:
+    return f"{value or '-'}/{whole}"
+
+
+def _foot(log: str, width: int) -> Line:
+    keys = line(Span("Ctrl-C saves and stops, twice stops at once", "dim"))
+    return sides(keys, line(Span(f"log {log}", "dim")), width)

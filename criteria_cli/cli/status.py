@@ -1,0 +1,110 @@
+"""`criteria status`: what the store knows, and nothing else. Looking changes nothing."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from criteria_cli.cli.answers import print_json
+from criteria_cli.cli.arguments import Json, Storage, _complete_name, seconds
+from criteria_cli.cli.layout import Line, is_terminal, show, width_of
+from criteria_cli.cli.store import Store, store
+
+NAME = "status"
+EXAMPLES = (
+    "\b\nExamples:\n  criteria status\n  criteria status demo --watch\n  criteria status --check"
+)
+UNHEALTHY = 5
+
+Screen = tuple[list[Line], dict[str, Any], bool]
+"""Lines for people, a document for programs, and whether all is well."""
+
+
+def command(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[NAME]",
+            show_default=False,
+            help="A study; all of them without it.",
+            autocompletion=_complete_name,
+        ),
+    ] = None,
+    storage: Storage = None,
+    watch: Annotated[
+        float | None,
+        typer.Option(
+            "--watch",
+            metavar="[=SECONDS]",
+            parser=seconds,
+            show_default=False,
+            help="Redraw every 2 seconds, or as often as said.",
+        ),
+    ] = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check", show_default=False, help="Exit with 5 if a person should do something."
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> int:
+    """Show all studies of a store, or one in detail."""
+    place = store(storage)
+
+    def read() -> Screen:
+        return _one(place, name) if name is not None else _all(place)
+
+    if watch is not None:
+        return _watch(read, watch, as_json=as_json)
+    lines, document, healthy = read()
+    if as_json:
+        print_json(document)
+    else:
+        show(lines)
+    return UNHEALTHY if check and not healthy else 0
+
+
+def _one(place: Store, name: str) -> Screen:
+    from criteria_cli import wiring
+    from criteria_cli.cli.status_screen import study_screen
+
+    study = wiring.study_status(place.address, name)
+    return study_screen(study, place.shown, width_of(sys.stdout)), study.to_json(), study.healthy
+
+
+def _all(place: Store) -> Screen:
+    from criteria_cli import wiring
+    from criteria_cli.cli.status_screen import studies_screen
+    from criteria_cli.hpo.facts import studies_to_json
+
+    studies = wiring.all_studies(place.address)
+    now = studies[0].now if studies else ""
+    lines = studies_screen(studies, place.shown, width_of(sys.stdout))
+    return lines, studies_to_json(studies, now), all(study.healthy for study in studies)
+
+
+def _watch(read: Callable[[], Screen], pause_s: float, *, as_json: bool) -> int:
+    """Redraw until Ctrl-C; into a pipe a block per look, as JSON a line per look."""
+    redraw = is_terminal(sys.stdout) and not as_json
+    drawn = 0
+    try:
+        while True:
+            lines, document, _ = read()
+            if as_json:
+                print_json(document, indent=None)
+            else:
+                if redraw and drawn:
+                    # up, and clear what was drawn, so that the last look stays when we leave
+                    sys.stdout.write(f"\x1b[{drawn}A\x1b[J")
+                show(lines)
+                if not redraw:
+                    show([Line()])
+                drawn = len(lines)
+            time.sleep(pause_s)
+    except KeyboardInterrupt:
+        return 0

@@ -1,0 +1,470 @@
+"""One fold: epochs of exact batches, evaluation, early stopping, and going on after a crash."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from criteria_cli.errors import TrialFailed
+from criteria_cli.study.spec import Hyperparameters
+from criteria_cli.study.trial import EpochReport, Progress, Report, Verdict
+from criteria_cli.training.augmented import Augmented
+from criteria_cli.training.batches import MicroBatch
+from criteria_cli.training.checkpoint import Checkpoint, Checkpoints
+from criteria_cli.training.costs import PhaseClock
+from criteria_cli.training.examples import Examples, ExampleSet
+from criteria_cli.training.losses import build_loss
+from criteria_cli.training.metrics import Metrics, measure
+from criteria_cli.training.optimizer import learning_rates, state_tensors
+from criteria_cli.training.replay import Attempt, run_batch, score_all
+from criteria_cli.training.resident import ResidentModel
+from criteria_cli.training.sampling import epoch_pairs, pairs_per_epoch
+from criteria_cli.training.seeds import seed_step
+from criteria_cli.training.step import TrainingStep
+from criteria_cli.training.tokens import Integers
+
+Phase = Literal["load", "train", "eval", "save"]
+
+_log = logging.getLogger(__name__)
+
+PROGRESS_S = 2.0
+"""Seconds between signs of life."""
+CHECKPOINT_S = 600.0
+"""Seconds after which an epoch that is still running is saved."""
+SAVE_SHARE = 0.1
+"""At the end of an epoch a checkpoint is left out only where writing one takes more than this
+share of the time since the last, and more than a second."""
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """How a fit ended."""
+
+    verdict: Verdict
+    """CONTINUE: trained to its end. Otherwise what a report was answered, and the rest is what
+    there was until then."""
+    best_score: float
+    best_epoch: int
+    """The epoch with the best score; the last one without validation pairs."""
+    epochs: int
+    """Epochs that ran."""
+    scores: NDArray[np.float32]
+    """(validation pairs,) log-odds at the best epoch."""
+    metrics: Metrics | None
+    """At the best epoch; None if no epoch ended or nothing was held out."""
+    history: tuple[EpochReport, ...]
+    costs: Mapping[str, float]
+    best_state: Mapping[str, Tensor] | None
+    """Weights of the best epoch by name, on the host, if asked for. The next fit overwrites
+    them."""
+
+
+class _Told(Exception):
+    """A report was answered with something else than to go on."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(verdict)
+        self.verdict = verdict
+
+
+@dataclass
+class _Position:
+    """Where a fold stands; with the tensors, all that a checkpoint holds."""
+
+    epoch: int = 1
+    """The epoch to train, or that is being trained."""
+    step: int = 0
+    """Optimiser steps done in it."""
+    best_score: float = -1.0
+    best_epoch: int = 0
+    history: list[EpochReport] = field(default_factory=list)
+    costs: dict[str, float] = field(default_factory=dict)
+    pairs: int = 0
+    """Pairs trained on so far, and their tokens with and without padding."""
+    tokens: int = 0
+    padded_tokens: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> _Position:
+        fields = dict(value)
+        history = [EpochReport(**report) for report in fields.pop("history")]
+        return cls(history=history, **fields)
+
+
+def fit(
+    model: ResidentModel,
+    examples: Examples,
+    train: Integers,
+    validation: Integers,
+    hyperparameters: Hyperparameters,
+    *,
+    metric: str,
+    seed: int,
+    report: Report,
+    fold: int = 1,
+    checkpoints: Checkpoints | None = None,
+    keep_best: bool = False,
+    augmented: Augmented | None = None,
+) -> FitResult:
+    """Train a model on some pairs and score it on others after each epoch.
+
+    The result is a function of the arguments that are data: what ran before in the process, where
+    it was interrupted and how its batches were split leave no trace in it (the last up to
+    rounding).
+
+    Args:
+        model: whose pristine weights are the start.
+        train: indices of the pairs to learn from.
+        validation: indices of the pairs that choose the epoch. None of them, and every epoch
+            runs, the last is the best.
+        metric: what an epoch is judged by.
+        seed: the trial's; with `fold`, it decides order and dropout.
+        report: hears of each epoch and, now and then, of progress.
+        checkpoints: where to go on from and to save to.
+        keep_best: whether to keep the weights of the best epoch.
+        augmented: rewritten posts of training pairs.
+
+    Raises:
+        TrialFailed: `nan_loss`, `cuda_oom`, or `disk`.
+    """
+    return _Fit(
+        model, examples, train, validation, hyperparameters, metric, seed, report, fold,
+        checkpoints, keep_best, augmented,
+    ).run()  # fmt: skip
+
+
+class _Fit:
+    def __init__(
+        self,
+        model: ResidentModel,
+        examples: Examples,
+        train: Integers,
+        validation: Integers,
+        hyperparameters: Hyperparameters,
+        metric: str,
+        seed: int,
+        report: Report,
+        fold: int,
+        checkpoints: Checkpoints | None,
+        keep_best: bool,
+        augmented: Augmented | None,
+    ) -> None:
+        self.clock = PhaseClock(model.device.torch_device)
+        self.model = model
+        self.examples = examples
+        self.train = np.asarray(train, dtype=np.int64)
+        self.validation = examples.set_of(np.asarray(validation, dtype=np.int64))
+        self.training = hyperparameters.training
+        self.metric = metric
+        self.seed = seed
+        self.report = report
+        self.fold = fold
+        self.checkpoints = checkpoints
+        self.keep_best = keep_best
+        self.augmented = augmented
+
+        labels = examples.label[self.train]
+        ratio = self.training.negatives_per_positive
+        self.per_epoch = pairs_per_epoch(labels, ratio)
+        self.steps = math.ceil(self.per_epoch / self.training.batch_size)
+        self.rate = learning_rates(self.training, self.training.epochs * self.steps)
+        optimizer = model.begin(hyperparameters)
+        positives = int(labels.sum())
+        loss = build_loss(self.training, positives, len(labels) - positives)
+        self.step = TrainingStep(model, optimizer, self.training, loss, self.clock)
+        self.position = _Position()
+        self.losses = torch.zeros(self.steps, device=model.device.torch_device)
+        self.best_scores = np.zeros(len(self.validation), dtype=np.float32)
+        self.checked = 0
+        now = time.monotonic()
+        self.reported_at = self.saved_at = now
+        self.save_seconds = 0.0
+
+    def run(self) -> FitResult:
+        self._go_on()
+        try:
+            self._progress("load")
+            while not self._finished():
+                self._epoch()
+        except _Told as told:
+            if told.verdict is Verdict.YIELD:
+                self._save()
+            return self._result(told.verdict)
+        return self._result(Verdict.CONTINUE)
+
+    # -- one epoch ---------------------------------------------------------------------------
+
+    def _epoch(self) -> None:
+        started = time.monotonic()
+        self._train()
+        position = self.position
+        train_loss = self._mean_loss()
+        score = self._evaluate()
+        position.history.append(
+            EpochReport(
+                fold=self.fold,
+                epoch=position.epoch,
+                score=score,
+                best=position.best_score,
+                train_loss=train_loss,
+                seconds=time.monotonic() - started,
+            )
+        )
+        position.epoch += 1
+        position.step = 0
+        self.checked = 0
+        if self._saving_is_cheap():
+            self._save()
+        self._listen(self.report(position.history[-1]))
+
+    def _train(self) -> None:
+        position, size = self.position, self.training.batch_size
+        pairs = epoch_pairs(
+            self.train,
+            self.examples.label[self.train],
+            self.training.negatives_per_positive,
+            (self.seed, self.fold, position.epoch),
+        )
+        posts = None
+        if self.augmented is not None:
+            posts = self.augmented.posts(pairs, (self.seed, self.fold, position.epoch))
+        epoch = self.examples.set_of(pairs, posts)
+        self.model.module.train()
+        self.clock.lap("data")
+        while position.step < self.steps:
+            self._batch(epoch[position.step * size : (position.step + 1) * size])
+            self._sign_of_life("train")
+            if time.monotonic() - self.saved_at >= CHECKPOINT_S:
+                self._save()
+
+    def _batch(self, batch: ExampleSet) -> None:
+        position = self.position
+        seed_step(self.seed, self.fold, position.epoch, position.step)
+        lengths = batch.lengths
+
+        def accumulate(plan: Attempt) -> tuple[Tensor, Sequence[MicroBatch]]:
+            return self.step.accumulate(batch.micro_batches(plan), len(batch)), plan.plan
+
+        loss, plan = run_batch(
+            lengths,
+            accumulate,
+            planner=self.model.planner,
+            device=self.model.device,
+            parameters=self.step.parameters,
+        )
+        self.losses[position.step] = loss
+        done = (position.epoch - 1) * self.steps + position.step
+        self.step.update(self.rate(done))
+        position.step += 1
+        position.pairs += len(batch)
+        position.tokens += int(lengths.sum())
+        position.padded_tokens += sum(len(part) * part.length for part in plan)
+
+    def _evaluate(self) -> float:
+        """The epoch's score; keeps what belongs to the best one."""
+        position = self.position
+        if not len(self.validation):
+            position.best_epoch, position.best_score = position.epoch, 0.0
+            self._take_best()
+            return 0.0
+        scores = self.score(self.validation)
+        score = self._measure(scores).value(self.metric)
+        if score > position.best_score:
+            position.best_score, position.best_epoch = score, position.epoch
+            self.best_scores = scores
+            self._take_best()
+        self.clock.lap("evaluation")
+        return score
+
+    def score(self, examples: ExampleSet) -> NDArray[np.float32]:
+        """Log-odds (pairs,) of a set under the weights as they are."""
+        model = self.model
+        model.module.eval()
+        scores = torch.zeros(len(examples), dtype=torch.float32, device=model.device.torch_device)
+
+        def score(micro_batch: MicroBatch) -> None:
+            rows = torch.from_numpy(micro_batch.rows).to(scores.device, non_blocking=True)
+            scores[rows] = model.scores(examples.tokens(micro_batch))
+            self._sign_of_life("eval")
+
+        with torch.inference_mode(), model.device.autocast(model.precision):
+            score_all(examples.lengths, score, planner=model.planner, device=model.device)
+        return scores.cpu().numpy()
+
+    def _measure(self, scores: NDArray[np.float32]) -> Metrics:
+        pairs = self.validation.pairs
+        return measure(
+            scores,
+            self.examples.label[pairs],
+            self.examples.criterion[pairs],
+            self.examples.criteria,
+        )
+
+    def _take_best(self) -> None:
+        if self.keep_best:
+            self.model.keep_best()
+
+    def _finished(self) -> bool:
+        position, patience = self.position, self.training.early_stopping_patience
+        if position.epoch > self.training.epochs:
+            return True
+        waited = position.epoch - 1 - position.best_epoch
+        return len(self.validation) > 0 and position.best_epoch > 0 and waited >= patience
+
+    # -- what others see ---------------------------------------------------------------------
+
+    def _listen(self, verdict: Verdict) -> None:
+        if verdict is not Verdict.CONTINUE:
+            raise _Told(verdict)
+
+    def _sign_of_life(self, phase: Phase) -> None:
+        if time.monotonic() - self.reported_at >= PROGRESS_S:
+            self._progress(phase)
+
+    def _progress(self, phase: Phase) -> None:
+        position = self.position
+        self.reported_at = time.monotonic()
+        elapsed = sum(self.clock.seconds().values())
+        progress = Progress(
+            fold=self.fold,
+            epoch=position.epoch,
+            phase=phase,
+            step=position.step,
+            steps=self.steps,
+            loss=self._mean_loss() if position.step else None,
+            examples_per_s=position.pairs / elapsed if position.pairs else None,
+            memory_bytes=self.model.device.peak().reserved,
+        )
+        self._listen(self.report(progress))
+
+    def _mean_loss(self) -> float:
+        """Of the epoch's pairs so far."""
+        losses = self._checked_losses()
+        sizes = np.full(len(losses), self.training.batch_size)
+        if len(losses) == self.steps:
+            sizes[-1] = self.per_epoch - (self.steps - 1) * self.training.batch_size
+        return float(np.average(losses, weights=sizes))
+
+    def _checked_losses(self) -> NDArray[np.float32]:
+        """Losses of the epoch's steps so far. Waits for the device.
+
+        Raises:
+            TrialFailed: `nan_loss`, one of them is not a number.
+        """
+        losses = self.losses[: self.position.step].cpu().numpy()
+        bad = np.flatnonzero(~np.isfinite(losses[self.checked :]))
+        if bad.size:
+            step = self.checked + int(bad[0])
+            rate = self.rate((self.position.epoch - 1) * self.steps + step)
+            raise TrialFailed(
+                "nan_loss",
+                f"the loss is not a number in fold {self.fold}, epoch {self.position.epoch}, "
+                f"step {step + 1} of {self.steps}, at learning rate {rate:.3g}",
+                hint="lower `training.learning_rate`, or set `training.precision` to `fp32`",
+            )
+        self.checked = len(losses)
+        return losses
+
+    def _result(self, verdict: Verdict) -> FitResult:
+        position = self.position
+        metrics = None
+        if len(self.validation) and position.best_epoch:
+            metrics = self._measure(self.best_scores)
+        return FitResult(
+            verdict=verdict,
+            best_score=max(position.best_score, 0.0),
+            best_epoch=position.best_epoch,
+            epochs=len(position.history),
+            scores=self.best_scores,
+            metrics=metrics,
+            history=tuple(position.history),
+            costs=self._costs(),
+            best_state=self.model.best_state() if self.keep_best and position.best_epoch else None,
+        )
+
+    def _costs(self) -> dict[str, float]:
+        position, seconds = self.position, self.clock.seconds()
+        training = sum(
+            seconds[f"{phase}_s"] for phase in ("data", "forward", "backward", "optimizer")
+        )
+        padded = position.padded_tokens
+        return seconds | {
+            "examples_per_s": position.pairs / training if training else 0.0,
+            "tokens_per_s": position.tokens / training if training else 0.0,
+            "padding": 1.0 - position.tokens / padded if padded else 0.0,
+        }
+
+    # -- going on ----------------------------------------------------------------------------
+
+    def _saving_is_cheap(self) -> bool:
+        since = time.monotonic() - self.saved_at
+        return self.save_seconds <= max(1.0, SAVE_SHARE * since)
+
+    def _save(self) -> None:
+        if self.checkpoints is None:
+            return
+        self.clock.lap("data")
+        started = time.monotonic()
+        self.position.costs = self.clock.seconds()
+        self.checkpoints.save(
+            self.position.to_json() | {"scaler": self.step.scaler.state_dict()},
+            self._tensors()
+            | {
+                "losses": self.losses[: self.position.step],
+                "best_scores": torch.from_numpy(self.best_scores),
+            },
+        )
+        self.saved_at = time.monotonic()
+        self.save_seconds = self.saved_at - started
+        self.clock.lap("store")
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Weights and the optimiser's moments, themselves and not copies of them."""
+        weights = {
+            f"weights.{name}": parameter
+            for name, parameter in self.model.parameters.items()
+            if parameter.requires_grad
+        }
+        best = {}
+        if self.keep_best and self.position.best_epoch:
+            best = {f"best.{name}": value for name, value in self.model.best_state().items()}
+        moments = state_tensors(self.model.module, self.step.optimizer)
+        return weights | best | {f"moments.{name}": value for name, value in moments.items()}
+
+    def _go_on(self) -> None:
+        """Take up the newest checkpoint, if there is one."""
+        checkpoint = self.checkpoints.load() if self.checkpoints is not None else None
+        if checkpoint is not None:
+            self._take_up(checkpoint)
+            _log.info("fold %d goes on in epoch %d", self.fold, self.position.epoch)
+        self.clock.lap("start")
+
+    @torch.no_grad()
+    def _take_up(self, checkpoint: Checkpoint) -> None:
+        position = dict(checkpoint.position)
+        self.step.scaler.load_state_dict(position.pop("scaler"))
+        self.position = _Position.from_json(position)
+        if self.position.best_epoch and self.keep_best:
+            for name, parameter in self.model.parameters.items():
+                parameter.copy_(checkpoint.tensors[f"best.{name}"])
+            self.model.keep_best()
+        own = self._tensors()
+        for name, tensor in own.items():
+            if not name.startswith("best."):
+                tensor.copy_(checkpoint.tensors[name])
+        losses = checkpoint.tensors["losses"]
+        self.losses[: len(losses)].copy_(losses)
+        self.best_scores = checkpoint.tensors["best_scores"].numpy().copy()
+        self.clock.add(self.position.costs)

@@ -1,0 +1,339 @@
+"""Tokens of posts and criteria, made once, and pairs put together from them.
+
+A post appears with every criterion and a criterion with every post, so each text is tokenised once
+per study and tokenizer, kept in a file that every trainer of the machine maps into its memory, and
+a pair is assembled as the tokenizer itself would: the same special tokens, the same token types,
+and, where a pair is too long, the post cut and the criterion whole.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from criteria_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Integers = NDArray[np.int64]
+Tokens = NDArray[np.int32]
+
+_LAYOUT = 1
+_CHUNK = 512
+"""Texts handed to the tokenizer at once: enough for its threads, little in Python objects."""
+
+
+@dataclass(frozen=True)
+class TokenTexts:
+    """Token ids of many texts, without special tokens, one after another."""
+
+    ids: Tokens
+    offsets: Integers
+    """(texts + 1,): text `i` is `ids[offsets[i] : offsets[i + 1]]`."""
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, text: int) -> Tokens:
+        return self.ids[self.offsets[text] : self.offsets[text + 1]]
+
+    @property
+    def lengths(self) -> Integers:
+        """(texts,) tokens of each text."""
+        return self.offsets[1:] - self.offsets[:-1]
+
+    def extended(self, more: TokenTexts) -> TokenTexts:
+        """These texts followed by `more`."""
+        return TokenTexts(
+            np.concatenate([self.ids, more.ids]),
+            np.concatenate([self.offsets, more.offsets[1:] + self.offsets[-1]]),
+        )
+
+
+def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> TokenTexts:
+    """Tokenise each text whole: no special tokens, nothing cut."""
+    parts: list[Tokens] = []
+    lengths: list[int] = []
+    for start in range(0, len(texts), _CHUNK):
+        encoded = tokenizer(
+            list(texts[start : start + _CHUNK]),
+            add_special_tokens=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )["input_ids"]
+        lengths.extend(map(len, encoded))
+        parts.extend(np.asarray(ids, dtype=np.int32) for ids in encoded)
+    offsets = np.zeros(len(texts) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return TokenTexts(np.concatenate(parts) if parts else np.zeros(0, np.int32), offsets)
+
+
+def cached_tokens(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], folder: Path
+) -> TokenTexts:
+    """`tokenize`, kept in `folder` under a key of tokenizer and texts and mapped from there.
+
+    Trainers that need the same tokens at the same time wait for the one that makes them. The file
+    is readable by its owner alone: token ids are as private as the texts.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = folder / f"{_content_key(tokenizer, texts)}.npy"
+    found = _open(path, len(texts))
+    if found is None:
+        with _locked(path.with_suffix(".lock")):
+            found = _open(path, len(texts))
+            if found is None:
+                _write(path, tokenize(tokenizer, texts))
+                found = _open(path, len(texts))
+    assert found is not None, "tokens just written cannot be read"
+    return found
+
+
+def _content_key(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> str:
+    digest = hashlib.sha256(f"criteria tokens {_LAYOUT}\n".encode())
+    digest.update(tokenizer_fingerprint(tokenizer).encode())
+    for text in texts:
+        encoded = text.encode("utf-8", "surrogatepass")
+        digest.update(len(encoded).to_bytes(8, "little"))
+        digest.update(encoded)
+    return digest.hexdigest()
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A digest of everything that decides which ids a text becomes."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        vocabulary = sorted(tokenizer.get_vocab().items())
+        definition = f"{type(tokenizer).__name__} {tokenizer.init_kwargs} {vocabulary}"
+    else:
+        backend.no_truncation()  # a former call's settings are no part of what it is
+        backend.no_padding()
+        definition = backend.to_str()
+    return hashlib.sha256(definition.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _open(path: Path, texts: int) -> TokenTexts | None:
+    """The tokens in a file, or None where there is none or not a whole one.
+
+    Layout: the length of each text, then all ids, int32.
+    """
+    try:
+        stored = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    if stored.dtype != np.int32 or stored.ndim != 1 or len(stored) < texts:
+        return None
+    offsets = np.zeros(texts + 1, dtype=np.int64)
+    np.cumsum(stored[:texts], out=offsets[1:])
+    ids = stored[texts:]
+    return TokenTexts(ids, offsets) if len(ids) == offsets[-1] else None
+
+
+def _write(path: Path, tokens: TokenTexts) -> None:
+    whole = np.concatenate([tokens.lengths.astype(np.int32), tokens.ids])
+    partial = path.with_suffix(".partial")
+    partial.unlink(missing_ok=True)
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        np.save(file, whole, allow_pickle=False)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # freed with the file, or with the process
+        yield
+
+
+@dataclass(frozen=True)
+class PairTemplate:
+    """The special tokens that a tokenizer puts around a pair, and its token types."""
+
+    before: tuple[int, ...]
+    between: tuple[int, ...]
+    after: tuple[int, ...]
+    types: tuple[int, int, int, int, int] | None
+    """Token type of: before, first text, between, second text, after. None if it has none."""
+    pad: int
+
+    @property
+    def special(self) -> int:
+        """How many special tokens a pair has."""
+        return len(self.before) + len(self.between) + len(self.after)
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase) -> PairTemplate:
+        """Read the template off an encoded pair.
+
+        Raises:
+            UsageError: the tokenizer mixes the two texts or has no padding token.
+        """
+        first, second = "they sleep badly", "low mood every day"
+        a, b = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (first, second))
+        encoded = tokenizer(first, second)
+        whole = list(encoded["input_ids"])
+        start_a = _find(whole, a, 0)
+        start_b = _find(whole, b, start_a + len(a)) if start_a >= 0 else -1
+        if start_b < 0 or tokenizer.pad_token_id is None:
+            raise UsageError(
+                "the tokenizer does not put pairs together as encoders do",
+                hint="use the checkpoint of a BERT-like encoder",
+                code="model.tokenizer",
+            )
+        end_a, end_b = start_a + len(a), start_b + len(b)
+        types = encoded.get("token_type_ids")
+        return cls(
+            before=tuple(whole[:start_a]),
+            between=tuple(whole[end_a:start_b]),
+            after=tuple(whole[end_b:]),
+            types=None if types is None else _piece_types(types, start_a, end_a, start_b, end_b),
+            pad=int(tokenizer.pad_token_id),
+        )
+
+
+def _find(whole: Sequence[int], part: Sequence[int], start: int) -> int:
+    for at in range(start, len(whole) - len(part) + 1):
+        if list(whole[at : at + len(part)]) == list(part):
+            return at
+    return -1
+
+
+def _piece_types(
+    types: Sequence[int], start_a: int, end_a: int, start_b: int, end_b: int
+) -> tuple[int, int, int, int, int]:
+    def at(position: int, fallback: int) -> int:
+        return int(types[position]) if 0 <= position < len(types) else fallback
+
+    a, b = int(types[start_a]), int(types[start_b])
+    between = at(end_a, a) if end_a < start_b else a
+    return (at(start_a - 1, a) if start_a else a, a, between, b, at(end_b, b))
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Pairs as a model takes them, on the host."""
+
+    ids: Integers
+    """(rows, width), padded on the right."""
+    lengths: Integers
+    """(rows,) tokens before the padding."""
+    types: Integers | None
+    """(rows, width), or None for a model without token types."""
+
+    @property
+    def padded(self) -> bool:
+        return bool((self.lengths < self.ids.shape[1]).any())
+
+
+class PairTokens:
+    """Pairs of a post and a criterion, as token ids.
+
+    Args:
+        posts: tokens of the posts.
+        criteria: tokens of the criteria.
+        template: of the tokenizer.
+        max_length: tokens of a pair; a longer pair's post is cut.
+        cut_left: whether the beginning of a long post goes, as some tokenizers have it.
+
+    Raises:
+        UsageError: a criterion leaves no room for a post.
+    """
+
+    def __init__(
+        self,
+        posts: TokenTexts,
+        criteria: TokenTexts,
+        template: PairTemplate,
+        max_length: int,
+        *,
+        cut_left: bool = False,
+    ) -> None:
+        longest = int(criteria.lengths.max(initial=0))
+        if longest + template.special >= max_length:
+            raise UsageError(
+                f"`model.max_length` is {max_length}, but a criterion alone has {longest} tokens",
+                hint=f"set `model.max_length` well above {longest + template.special}",
+                code="model.max_length",
+            )
+        self.posts = posts
+        self.criteria = criteria
+        self.template = template
+        self.max_length = max_length
+        self.cut_left = cut_left
+        self._post_lengths = posts.lengths
+        self._room = max_length - template.special - criteria.lengths
+
+    def lengths(self, posts: Integers, criteria: Integers) -> Integers:
+        """(pairs,) tokens of each pair, special tokens included."""
+        kept: Integers = np.minimum(self._post_lengths[posts], self._room[criteria])
+        return kept + self.criteria.lengths[criteria] + self.template.special
+
+    def cut(self, posts: Integers, criteria: Integers) -> Integers:
+        """(pairs,) tokens that each pair's post loses to `max_length`."""
+        lost: Integers = np.maximum(self._post_lengths[posts] - self._room[criteria], 0)
+        return lost
+
+    def batch(self, posts: Integers, criteria: Integers, width: int) -> TokenBatch:
+        """Assemble pairs, padded to `width`."""
+        template, rows = self.template, len(posts)
+        ids = np.full((rows, width), template.pad, dtype=np.int64)
+        types = None if template.types is None else np.zeros((rows, width), dtype=np.int64)
+        lengths = np.empty(rows, dtype=np.int64)
+        before, between, after = (
+            np.array(piece, dtype=np.int32)
+            for piece in (template.before, template.between, template.after)
+        )
+        for row, (post, criterion) in enumerate(zip(posts, criteria, strict=True)):
+            a, b = self._cut(int(post), int(criterion)), self.criteria[criterion]
+            end = 0
+            for kind, piece in enumerate((before, a, between, b, after)):
+                start, end = end, end + len(piece)
+                ids[row, start:end] = piece
+                if types is not None and template.types is not None and template.types[kind]:
+                    types[row, start:end] = template.types[kind]
+            lengths[row] = end
+        return TokenBatch(ids, lengths, types)
+
+    def _cut(self, post: int, criterion: int) -> Tokens:
+        whole, room = self.posts[post], int(self._room[criterion])
+        if len(whole) <= room:
+            return whole
+        return whole[len(whole) - room :] if self.cut_left else whole[:room]
+
+
+def check_assembly(
+    pairs: PairTokens,
+    tokenizer: Any,
+    texts: Sequence[tuple[str, str]],
+    posts: Integers,
+    criteria: Integers,
+) -> None:
+    """Hold assembled pairs against the tokenizer's own, pair by pair.
+
+    Raises:
+        UsageError: they differ, so this tokenizer's pairs cannot be put together.
+    """
+    for (post, criterion), a, b in zip(texts, posts, criteria, strict=True):
+        own = tokenizer(post, criterion, truncation="only_first", max_length=pairs.max_length)
+        width = len(own["input_ids"])
+        batch = pairs.batch(np.array([a]), np.array([b]), max(width, 1))
+        same_types = batch.types is None or batch.types[0].tolist() == own["token_type_ids"]
+        if batch.ids[0].tolist() != own["input_ids"] or not same_types:
+            raise UsageError(
+                "the tokenizer joins a pair in a way of its own, which is not supported",
+                hint="use the checkpoint of a BERT-like encoder",
+                code="model.tokenizer",
+            )

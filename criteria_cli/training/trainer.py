@@ -1,0 +1,298 @@
+"""What a trainer keeps for its whole life, and how it trains a trial with it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from criteria_cli import __version__
+from criteria_cli.data.corpus import load_corpus
+from criteria_cli.data.folds import Fold, split
+from criteria_cli.errors import CriteriaError, TrialFailed, UsageError
+from criteria_cli.study.messages import Ready, TrainerSetup
+from criteria_cli.study.spec import LOCAL_KEYS, Hyperparameters, ModelSpec, StudySpec, flatten
+from criteria_cli.study.trial import FoldReport, Outcome, Report, TrialRun, Verdict
+from criteria_cli.training import memory
+from criteria_cli.training.batches import Planner
+from criteria_cli.training.checkpoint import Checkpoints
+from criteria_cli.training.devices import open_device, precision_for
+from criteria_cli.training.examples import Examples
+from criteria_cli.training.loop import FitResult, fit
+from criteria_cli.training.memory import Limits, MemoryModel, parse_headroom
+from criteria_cli.training.model import Encoder, load_encoder
+from criteria_cli.training.replay import is_out_of_memory
+from criteria_cli.training.resident import ResidentModel
+from criteria_cli.training.results import TrialFolder
+from criteria_cli.training.threads import cores, settle
+from criteria_cli.training.tokens import PairTemplate, PairTokens, TokenTexts, cached_tokens
+
+CACHE = "cache"
+"""The folder for tokens and the like, beside the trials."""
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A model and its tokens: what follows from `model.name` and `model.head`."""
+
+    model: ResidentModel
+    posts: TokenTexts
+    criteria: TokenTexts
+    template: PairTemplate
+    cut_left: bool
+
+
+class Trainer:
+    """Data, folds, tokens, one model and a device, kept from trial to trial.
+
+    Raises:
+        CriteriaError: the data, the model or the device cannot be used.
+    """
+
+    def __init__(self, setup: TrainerSetup) -> None:
+        settle(setup.threads)
+        self.setup = setup
+        self.spec = setup.spec
+        self.device = open_device(setup.device)
+        self.precision = precision_for(self.device, self.spec.training.precision)
+        self.corpus = load_corpus(self.spec.data, setup.base)
+        self.folds = split(self.corpus, self.spec.validation)
+        self._loaded: _Loaded | None = None
+        self._loaded_as: tuple[str, str] = ("", "")
+        self._load(self.spec.model)
+
+    def ready(self) -> Ready:
+        """What the supervisor is told when everything is in place."""
+        return Ready(
+            device=self.device.name,
+            precision=self.precision,
+            pairs=len(self.corpus),
+            data_sha256=self.corpus.sha256,
+            versions={
+                "criteria": __version__,
+                "python": platform.python_version(),
+                "torch": str(torch.__version__),
+                "transformers": version("transformers"),
+                "model": self._load(self.spec.model).model.encoder.source,
+            },
+        )
+
+    def run_trial(
+        self,
+        spec: StudySpec,
+        hyperparameters: Hyperparameters,
+        *,
+        report: Report,
+        run: TrialRun | None = None,
+    ) -> Outcome:
+        """Train every fold that is not finished; see `study.trial.RunTrial`.
+
+        Finished folds found on disk are reported again, in order, and so is the last epoch before
+        an interruption: whoever listens may have died before hearing of them.
+
+        Raises:
+            TrialFailed: with its cause.
+        """
+        if spec.identity() != self.spec.identity():
+            raise TrialFailed("error", "the trial belongs to another study than the trainer")
+        if run is not None:
+            return self._guarded(hyperparameters, report, run)
+        with tempfile.TemporaryDirectory(prefix="criteria-") as folder:
+            return self._guarded(hyperparameters, report, TrialRun(0, 0, Path(folder)))
+
+    def _guarded(self, hyperparameters: Hyperparameters, report: Report, run: TrialRun) -> Outcome:
+        try:
+            return self._run(hyperparameters, report, run)
+        except UsageError as error:  # a sampled value that this model cannot take
+            raise TrialFailed("model", error.message, hint=error.hint) from error
+        except CriteriaError:
+            raise
+        except OSError as error:
+            raise TrialFailed("disk", f"results cannot be written: {error.strerror}") from error
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise TrialFailed(
+                    "cuda_oom", f"{self.device.name} has too little memory for the model itself"
+                ) from error
+            if "CUDA error" in str(error):
+                raise TrialFailed("device", f"{self.device.name} stopped working") from error
+            raise
+
+    def _run(self, hyperparameters: Hyperparameters, report: Report, run: TrialRun) -> Outcome:
+        loaded = self._load(hyperparameters.model)
+        examples = self._examples(loaded, hyperparameters.model)
+        folder = TrialFolder(run.directory, self._fingerprint(hyperparameters, run.seed))
+        finished: list[FoldReport] = []
+        for fold in self.folds:
+            done = folder.load_fold(fold.number)
+            if done is None:
+                checkpoints = Checkpoints(
+                    run.directory / "checkpoints", fold.number, folder.fingerprint
+                )
+                result = fit(
+                    loaded.model,
+                    examples,
+                    fold.train,
+                    fold.validation,
+                    hyperparameters,
+                    metric=self.spec.validation.metric,
+                    seed=run.seed,
+                    report=report,
+                    fold=fold.number,
+                    checkpoints=checkpoints,
+                )
+                if result.verdict is not Verdict.CONTINUE:
+                    return self._end(folder, hyperparameters, result.verdict, finished)
+                done = _fold_report(fold, result)
+                folder.save_fold(done, result.history, fold.validation, result.scores)
+                checkpoints.discard()
+            finished.append(done)
+            verdict = report(done)
+            if verdict is not Verdict.CONTINUE and len(finished) < len(self.folds):
+                return self._end(folder, hyperparameters, verdict, finished)
+        return self._end(folder, hyperparameters, Verdict.CONTINUE, finished)
+
+    def _end(
+        self,
+        folder: TrialFolder,
+        hyperparameters: Hyperparameters,
+        verdict: Verdict,
+        finished: Sequence[FoldReport],
+    ) -> Outcome:
+        outcome = Outcome(
+            state=_STATES[verdict],
+            score=float(np.mean([fold.score for fold in finished])) if finished else None,
+            folds=tuple(finished),
+        )
+        if verdict is not Verdict.YIELD:
+            folder.save_result(outcome, hyperparameters.to_json())
+        return outcome
+
+    def _load(self, spec: ModelSpec) -> _Loaded:
+        """The model that `spec` names, the resident one if it is the same."""
+        wanted = (spec.name, spec.head)
+        if self._loaded is None or self._loaded_as != wanted:
+            self._loaded = None  # before the next is built: never two models in memory
+            self._loaded = self._load_anew(spec)
+            self._loaded_as = wanted
+        return self._loaded
+
+    def _load_anew(self, spec: ModelSpec) -> _Loaded:
+        corpus, cache = self.corpus, self.setup.directory / CACHE
+        criteria = [criterion.text for criterion in corpus.criteria]
+        encoder = load_encoder(spec, lambda: [*corpus.texts, *criteria], cache)
+        tokenizer = encoder.tokenizer
+        return _Loaded(
+            model=ResidentModel(encoder, self.device, self._planner(encoder), self.precision),
+            posts=cached_tokens(tokenizer, corpus.texts, cache),
+            criteria=cached_tokens(tokenizer, criteria, cache),
+            template=PairTemplate.of(tokenizer),
+            cut_left=tokenizer.truncation_side == "left",
+        )
+
+    def _planner(self, encoder: Encoder) -> Planner:
+        training = self.spec.training
+        longest = self.spec.model.max_length
+        rows = None if training.eval_batch_size == "auto" else training.eval_batch_size
+        if not training.auto_detect_batch_size:
+            return Planner(memory.whole_batches(longest, evaluation_rows=rows))
+        limits = self._limits(encoder, longest)
+        return Planner(limits if rows is None else limits.with_evaluation_rows(rows))
+
+    def _limits(self, encoder: Encoder, longest: int) -> Limits:
+        device = self.device
+        if self.setup.memory is not None:
+            kept = parse_headroom(self.spec.training.vram_headroom).of(device.total_bytes())
+            cap = memory.cap_bytes(device.free_bytes(), device.reserved_bytes(), kept)
+            return Limits.under(MemoryModel.from_json(self.setup.memory), cap)
+        return memory.assumed_limits(
+            encoder.module.config,
+            sum(parameter.numel() for parameter in encoder.module.parameters()),
+            longest,
+            total_bytes=device.total_bytes(),
+            free_bytes=device.free_bytes(),
+            headroom=self.spec.training.vram_headroom,
+        )
+
+    def _examples(self, loaded: _Loaded, spec: ModelSpec) -> Examples:
+        tokens = PairTokens(
+            loaded.posts,
+            loaded.criteria,
+            loaded.template,
+            spec.max_length,
+            cut_left=loaded.cut_left,
+        )
+        return Examples.of(self.corpus, tokens)
+
+    def _fingerprint(self, hyperparameters: Hyperparameters, seed: int) -> str:
+        """Of everything that a fold's result depends on."""
+        settings = {
+            key: value for key, value in flatten(hyperparameters.to_json()) if key not in LOCAL_KEYS
+        }
+        content: dict[str, Any] = {
+            "settings": settings,
+            "validation": self.spec.validation.model_dump(mode="json"),
+            "data": self.corpus.sha256,
+            "model": self._load(hyperparameters.model).model.encoder.source,
+            "precision": self.precision,
+            "seed": seed,
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+_STATES: dict[Verdict, Any] = {
+    Verdict.CONTINUE: "complete",
+    Verdict.STOP: "pruned",
+    Verdict.YIELD: "yielded",
+}
+
+
+def _fold_report(fold: Fold, result: FitResult) -> FoldReport:
+    assert result.metrics is not None, "a fold without validation pairs"
+    return FoldReport(
+        fold=fold.number,
+        score=result.best_score,
+        best_epoch=result.best_epoch,
+        epochs=result.epochs,
+        metrics={**result.metrics.pooled, "collapsed": float(result.metrics.collapsed)},
+        per_criterion=result.metrics.per_criterion,
+        costs=result.costs,
+    )
+
+
+def run_trial(
+    spec: StudySpec,
+    hyperparameters: Hyperparameters,
+    *,
+    report: Report,
+    run: TrialRun | None = None,
+    base: Path | None = None,
+    device: str = "auto",
+) -> Outcome:
+    """Train one trial in this process, without a supervisor; see `study.trial.RunTrial`.
+
+    Args:
+        base: the folder that relative data paths start from; the working directory by default.
+        device: `auto`, `cpu` or `cuda:N`.
+
+    Raises:
+        CriteriaError: the data, the model or the device cannot be used, or the trial failed.
+    """
+    with tempfile.TemporaryDirectory(prefix="criteria-") as scratch:
+        setup = TrainerSetup(
+            spec=spec,
+            base=base or Path.cwd(),
+            directory=Path(scratch) if run is None else run.directory.parent,
+            device=device,
+            threads=cores(),
+        )
+        return Trainer(setup).run_trial(spec, hyperparameters, report=report, run=run)

@@ -2,7 +2,7 @@
 
 To the trainer, on its standard input: a `TrainerSetup`, then any number of `TrialOrder`s, each
 followed by verdicts. From the trainer, on a pipe of its own: `Ready`, events, then `Ended` or
-`Failed` for each order. Neither side ever sends text of a post.
+`Failed` for each order, and now and then `Learned`. Neither side ever sends text of a post.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class TrainerSetup:
     threads: int
     """CPU threads for torch."""
     memory: Mapping[str, Any] | None = None
-    """A stored memory model for this kind of device, as JSON, or None to assume or measure."""
+    """The store's memory models as JSON, by key. The trainer knows its own key; where it is not
+    among them, it measures and says `Learned`."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,15 @@ class Ready:
 
 
 @dataclass(frozen=True)
+class Learned:
+    """A memory model that was measured, or lowered after memory ran out, for the store to keep."""
+
+    key: str
+    """A digest of everything that the model depends on."""
+    memory: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Ended:
     """The order is done."""
 
@@ -79,7 +89,7 @@ class Failed:
 
 
 Order = TrainerSetup | TrialOrder | Verdict
-Answer = Ready | Ended | Failed | Event
+Answer = Ready | Learned | Ended | Failed | Event
 
 
 def order_to_json(order: Order) -> dict[str, Any]:
@@ -133,6 +143,8 @@ def answer_to_json(answer: Answer) -> dict[str, Any]:
     match answer:
         case Ready():
             return {"event": "ready", **asdict(answer)}
+        case Learned():
+            return {"event": "learned", "key": answer.key, "memory": dict(answer.memory)}
         case Ended():
             return {"event": "ended", **asdict(answer.outcome)}
         case Failed():
@@ -148,6 +160,8 @@ def answer_from_json(value: Mapping[str, Any]) -> Answer:
     match kind:
         case "ready":
             return Ready(**fields)
+        case "learned":
+            return Learned(**fields)
         case "ended":
             folds = tuple(FoldReport(**fold) for fold in fields.pop("folds"))
             return Ended(Outcome(folds=folds, **fields))

@@ -1,0 +1,254 @@
+"""Finds what fits in few steps: measures two, draws the line, and proves where it meets the cap.
+
+At one length the requested bytes are exactly linear in the rows, so two steps give the line and
+bisection would only waste steps. What the allocator reserves lies above the line by an amount that
+is not linear; it is learnt from the steps that verify. A size is the answer when a real step of it
+stayed within the cap and one more row would not: because the line alone is above the cap, or
+because it was tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from criteria_cli.errors import MachineError
+from criteria_cli.training.batches import LENGTH_MULTIPLE, padded_length
+from criteria_cli.training.curves import fit_curve, row_curve
+from criteria_cli.training.measuring import Measurement, Meter
+from criteria_cli.training.memory import (
+    EXPANDABLE_FILL,
+    SEGMENTS_FILL,
+    Curve,
+    Limits,
+    MemoryModel,
+)
+
+CONTENTION_BYTES = 256 * 2**20
+"""Free memory that moves by more than this during a probe was moved by somebody else."""
+EVALUATION_ROWS = 256
+"""Larger evaluation micro-batches are no faster."""
+_SECOND_ROWS = 32
+_SHORT_ROWS = 32
+_PACKED_ROWS = 256
+_STEPS = 12
+"""More steps than any sane allocator needs."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a probe found."""
+
+    model: MemoryModel
+    cap: int
+    train_rows: int
+    """The largest micro-batch at full length, run and within the cap."""
+    evaluate_rows: int
+    steps: int
+    """Measured steps that it took to find `train_rows`."""
+    ooms: int
+    """Out-of-memory errors among all steps, each contained."""
+    further_steps: int
+    """Measured steps for the other lengths and for evaluation."""
+    verified: bool
+    contended: bool
+    """Others took or freed memory meanwhile: true now, not to be kept."""
+    measurements: tuple[Measurement, ...]
+
+
+def fit_memory(
+    meter: Meter,
+    max_length: int,
+    current_cap: Callable[[], int],
+    *,
+    allocator: str,
+) -> Fit:
+    """Fit a memory model and find the largest micro-batches under the cap.
+
+    Args:
+        meter: measures steps; is told the cap.
+        current_cap: free and own memory less the headroom, asked again at the end.
+        allocator: `expandable` or `segments`.
+
+    Raises:
+        MachineError: not even one row of `max_length` fits, naming the length that does.
+    """
+    return _Search(meter, max_length, current_cap, allocator).run()
+
+
+class _Search:
+    def __init__(
+        self, meter: Meter, max_length: int, current_cap: Callable[[], int], allocator: str
+    ) -> None:
+        self.meter = meter
+        self.length = max_length
+        self.current_cap = current_cap
+        self.cap = current_cap()
+        self.allocator = allocator
+        self.fill = EXPANDABLE_FILL if allocator == "expandable" else SEGMENTS_FILL
+        self.trained: list[Measurement] = []
+        self.evaluated: list[Measurement] = []
+
+    def run(self) -> Fit:
+        self.meter.set_cap(self.cap)
+        line, largest = self._largest()
+        steps = len(self.trained)
+        train = self._by_length(line, largest.rows)
+        evaluate, evaluate_rows = self._evaluation(largest.rows)
+        model = self._packed(
+            MemoryModel(
+                max_length=self.length,
+                train=train,
+                evaluate=evaluate,
+                optimizer_peak=max(seen.optimizer for seen in self.trained),
+                train_seconds=_seconds(self.trained),
+                evaluate_seconds=_seconds(self.evaluated),
+                allocator=self.allocator,
+                reserve_ratio=max(1.0, largest.reserved / max(1, largest.requested)),
+                train_fill=self.fill,
+                evaluate_fill=self.fill,
+                verified_cap=self.cap,
+                verified_rows=largest.rows,
+                verified_evaluate_rows=evaluate_rows,
+            )
+        )
+        cap_now = self.current_cap()
+        seen = (*self.trained, *self.evaluated)
+        return Fit(
+            model=model,
+            cap=min(self.cap, cap_now),
+            train_rows=largest.rows,
+            evaluate_rows=evaluate_rows,
+            steps=steps,
+            ooms=sum(one.out_of_memory for one in seen),
+            further_steps=len(seen) - steps,
+            verified=largest.reserved <= cap_now,
+            contended=abs(cap_now - self.cap) > CONTENTION_BYTES,
+            measurements=seen,
+        )
+
+    def _train(self, rows: int, length: int) -> Measurement:
+        self.trained.append(self.meter.train(rows, length))
+        return self.trained[-1]
+
+    def _evaluate(self, rows: int, length: int) -> Measurement:
+        self.evaluated.append(self.meter.evaluate(rows, length))
+        return self.evaluated[-1]
+
+    # -- the largest training micro-batch ----------------------------------------------------
+
+    def _largest(self) -> tuple[Curve, Measurement]:
+        """The line at full length, and the step that proves the answer."""
+        low = self._train(1, self.length)
+        if not low.fits:
+            raise self._does_not_fit()
+        resident = self.meter.resident_bytes()
+        # what is resident is the least that the constant can be, so the slope is at most this
+        steepest = max(1, low.requested - resident)
+        line = Curve(base=low.requested - steepest, row=steepest)
+        rows = 1 + int(0.5 * (self.cap - low.reserved) / steepest)
+        high: int | None = None
+        for attempt in range(_STEPS):
+            if attempt == 0:
+                rows = max(2, min(_SECOND_ROWS, rows))
+            elif high is None and line.at(low.rows + 1, self.length) > self.cap:
+                break
+            else:
+                rows = self._next(line, low, high)
+            seen = self._train(rows, self.length)
+            if seen.fits:
+                slope = (seen.requested - low.requested) / (rows - low.rows)
+                slope = min(float(steepest), max(1.0, slope))
+                line = Curve(base=seen.requested - rows * slope, row=slope)
+                low = seen
+            else:
+                high = rows
+            if high is not None and high - low.rows == 1:
+                break
+        return line, low
+
+    def _next(self, line: Curve, low: Measurement, high: int | None) -> int:
+        """Where the line, and what the allocator took above it so far, meet the cap."""
+        above = max(0, low.reserved - low.requested)
+        rows = int((self.cap - above - line.base) / line.row)
+        if high is None:
+            return max(low.rows + 1, rows)
+        failures = sum(not seen.fits for seen in self.trained)
+        below = high - 1 if failures == 1 else (low.rows + high) // 2
+        return max(low.rows + 1, min(below, rows))
+
+    def _does_not_fit(self) -> MachineError:
+        length = self.length // 2
+        while length >= LENGTH_MULTIPLE and not self._train(1, padded_length(length, length)).fits:
+            length //= 2
+        gib = f"{self.cap / 2**30:.1f} GiB"
+        if length < LENGTH_MULTIPLE:
+            return MachineError(
+                f"not even the shortest pair fits in {gib}",
+                hint="use a smaller model or a device with more memory",
+                code="machine.memory",
+            )
+        return MachineError(
+            f"one pair of {self.length} tokens does not fit in {gib}, one of {length} does",
+            hint=f"set `model.max_length` to {length}, or use a smaller model or a device with "
+            "more memory",
+            code="machine.memory",
+        )
+
+    # -- other lengths -----------------------------------------------------------------------
+
+    def _by_length(self, line: Curve, largest: int) -> Curve:
+        """The dependence on length, from a few cheap steps; exact at full length."""
+        points = [(self.length, line.row)]
+        for length in self._shorter():
+            # short rows are many: enough that activations, not parameters, make the peak
+            rows = min(_SHORT_ROWS, max(1, largest * self.length // (2 * length)))
+            seen = self._train(rows, length)
+            if seen.fits:
+                points.append((length, max(1.0, (seen.requested - line.base) / rows)))
+        return replace(row_curve(points), base=line.base)
+
+    def _shorter(self) -> list[int]:
+        wanted = (self.length // 2, self.length // 4, 2 * LENGTH_MULTIPLE)
+        lengths = {padded_length(length, self.length) for length in wanted}
+        return sorted((length for length in lengths if length < self.length), reverse=True)
+
+    def _packed(self, model: MemoryModel) -> MemoryModel:
+        """Run many short rows at the limit that the model gives; lower its fill if that fails."""
+        length = padded_length(self.length // 4, self.length)
+        for _ in range(3):
+            rows = Limits.under(model, self.cap).max_rows(length)
+            if length == self.length or self._train(min(rows, _PACKED_ROWS), length).fits:
+                break
+            model = replace(model, train_fill=0.9 * model.train_fill)
+        return model
+
+    # -- evaluation --------------------------------------------------------------------------
+
+    def _evaluation(self, largest: int) -> tuple[Curve, int]:
+        few = self._evaluate(largest, self.length)
+        more = self._evaluate(min(EVALUATION_ROWS, 2 * largest), self.length)
+        proven = max((seen for seen in (few, more) if seen.fits), key=lambda seen: seen.rows)
+        slope = max(1.0, float(few.requested) / max(1, few.rows))
+        if more.fits and more.rows > few.rows:
+            slope = max(1.0, (more.requested - few.requested) / (more.rows - few.rows))
+        base = proven.requested - proven.rows * slope
+        above = max(0, proven.reserved - proven.requested)
+        rows = min(EVALUATION_ROWS, int((self.cap - above - base) / slope))
+        while rows > proven.rows:
+            seen = self._evaluate(rows, self.length)
+            if seen.fits:
+                proven = seen
+            else:
+                rows = max(proven.rows, int(0.9 * rows))
+        points = [(self.length, slope)]
+        short = padded_length(self.length // 4, self.length)
+        if short < self.length:
+            seen = self._evaluate(proven.rows, short)
+            points.append((short, max(1.0, (seen.requested - base) / seen.rows)))
+        return replace(row_curve(points), base=max(0.0, base)), proven.rows
+
+
+def _seconds(measurements: Sequence[Measurement]) -> Curve:
+    timed = [(one.rows, one.length, one.seconds) for one in measurements if one.seconds > 0]
+    return fit_curve(timed, ("base", "token", "pair"))

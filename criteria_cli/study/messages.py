@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from criteria_cli.study.spec import Hyperparameters, StudySpec
 from criteria_cli.study.trial import (
@@ -51,6 +51,20 @@ class TrialOrder:
 
 
 @dataclass(frozen=True)
+class Reply:
+    """The answer to a report."""
+
+    verdict: Verdict
+    to: int | None = None
+    """The report's number. None: at once, whatever the trainer is doing."""
+
+
+@dataclass(frozen=True)
+class Ping:
+    """The supervisor lives."""
+
+
+@dataclass(frozen=True)
 class Ready:
     """The trainer has its data, model and device."""
 
@@ -73,6 +87,15 @@ class Learned:
 
 
 @dataclass(frozen=True)
+class Said:
+    """An event of the trial that is trained."""
+
+    event: Event
+    number: int | None = None
+    """Epoch and fold reports are numbered, and wait for the reply with this number."""
+
+
+@dataclass(frozen=True)
 class Ended:
     """The order is done."""
 
@@ -84,12 +107,17 @@ class Failed:
     """The order cannot be done, or the trainer cannot start."""
 
     cause: str
+    """A word of `CAUSES`."""
     message: str
     hint: str = ""
+    code: str = ""
+    """The error's own name, such as `data.no_column`."""
+    kind: Literal["trial", "usage", "machine"] = "trial"
+    """Whether the trial failed, the study cannot be run, or this machine cannot run it."""
 
 
-Order = TrainerSetup | TrialOrder | Verdict
-Answer = Ready | Learned | Ended | Failed | Event
+Order = TrainerSetup | TrialOrder | Reply | Ping
+Answer = Ready | Learned | Ended | Failed | Said
 
 
 def order_to_json(order: Order) -> dict[str, Any]:
@@ -111,8 +139,11 @@ def order_to_json(order: Order) -> dict[str, Any]:
             "number": order.run.number,
             "seed": order.run.seed,
             "directory": str(order.run.directory),
+            "finished": [asdict(fold) for fold in order.run.finished],
         }
-    return {"do": "verdict", "verdict": order.value}
+    if isinstance(order, Reply):
+        return {"do": "reply", "verdict": order.verdict.value, "to": order.to}
+    return {"do": "ping"}
 
 
 def order_from_json(value: Mapping[str, Any]) -> Order:
@@ -130,10 +161,17 @@ def order_from_json(value: Mapping[str, Any]) -> Order:
         case "trial":
             return TrialOrder(
                 hyperparameters=Hyperparameters.from_json(value["hyperparameters"]),
-                run=TrialRun(value["number"], value["seed"], Path(value["directory"])),
+                run=TrialRun(
+                    value["number"],
+                    value["seed"],
+                    Path(value["directory"]),
+                    tuple(FoldReport(**fold) for fold in value["finished"]),
+                ),
             )
-        case "verdict":
-            return Verdict(value["verdict"])
+        case "reply":
+            return Reply(Verdict(value["verdict"]), value["to"])
+        case "ping":
+            return Ping()
         case other:
             raise ValueError(f"unknown order `{other}`")
 
@@ -149,8 +187,8 @@ def answer_to_json(answer: Answer) -> dict[str, Any]:
             return {"event": "ended", **asdict(answer.outcome)}
         case Failed():
             return {"event": "failed", **asdict(answer)}
-        case _:
-            return event_to_json(answer)
+        case Said():
+            return {"number": answer.number, **event_to_json(answer.event)}
 
 
 def answer_from_json(value: Mapping[str, Any]) -> Answer:
@@ -168,4 +206,5 @@ def answer_from_json(value: Mapping[str, Any]) -> Answer:
         case "failed":
             return Failed(**fields)
         case _:
-            return event_from_json(value)
+            number = fields.pop("number")
+            return Said(event_from_json({"event": kind, **fields}), number)

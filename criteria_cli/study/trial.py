@@ -111,6 +111,8 @@ class TrialRun:
     """A function of study and trial alone."""
     directory: Path
     """`fold-K.json` of finished folds and checkpoints live here; finished folds are reused."""
+    finished: tuple[FoldReport, ...] = ()
+    """Folds that the store knows as finished, perhaps on a machine with another disk."""
 
 
 class RunTrial(Protocol):

@@ -1,0 +1,80 @@
+"""Named places where a test may make the program fail. Inert unless `CRITERIA_TESTING` is set.
+
+`CRITERIA_FAULTS` lists `PLACE:ACTION@WHEN`, separated by commas. WHEN is a count from 1 (`@2`: the
+second passage), a probability (`@p0.05`) or absent for every passage. Actions: `kill` (SIGKILL to
+this process), `exit` (os._exit), `raise`, `enospc`, `edquot`, `eio` (OSError), `hang`, and `stop`
+(SIGSTOP to this process).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import signal
+import threading
+from dataclasses import dataclass
+
+TESTING = os.environ.get("CRITERIA_TESTING") == "1"
+
+
+class Injected(Exception):
+    """A fault that a test asked for."""
+
+
+@dataclass
+class _Fault:
+    action: str
+    at: int | None
+    chance: float | None
+    passed: int = 0
+
+    def due(self) -> bool:
+        self.passed += 1
+        if self.chance is not None:
+            return random.random() < self.chance  # noqa: S311 - faults are not secrets
+        return self.at is None or self.passed == self.at
+
+
+def _read(text: str) -> dict[str, list[_Fault]]:
+    faults: dict[str, list[_Fault]] = {}
+    for entry in filter(None, text.split(",")):
+        place, _, rest = entry.partition(":")
+        action, _, when = rest.partition("@")
+        chance = float(when[1:]) if when.startswith("p") else None
+        at = int(when) if when and chance is None else None
+        faults.setdefault(place, []).append(_Fault(action, at, chance))
+    return faults
+
+
+_FAULTS = _read(os.environ.get("CRITERIA_FAULTS", "")) if TESTING else {}
+_LOCK = threading.Lock()
+_ERRNO = {"enospc": errno.ENOSPC, "edquot": errno.EDQUOT, "eio": errno.EIO}
+
+
+def failpoint(place: str) -> None:
+    """Fail here if a test asked for it."""
+    if not _FAULTS:
+        return
+    for fault in _FAULTS.get(place, ()):
+        with _LOCK:
+            due = fault.due()
+        if due:
+            _fail(fault.action, place)
+
+
+def _fail(action: str, place: str) -> None:
+    match action:
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        case "exit":
+            os._exit(70)
+        case "hang":
+            threading.Event().wait()
+        case "enospc" | "edquot" | "eio":
+            number = _ERRNO[action]
+            raise OSError(number, os.strerror(number))
+        case _:
+            raise Injected(place)

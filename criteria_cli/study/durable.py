@@ -1,0 +1,48 @@
+"""JSON files that are whole or not there, readable by their owner alone."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from criteria_cli.failpoints import failpoint
+
+PARTIAL = ".partial"
+
+
+def private_folder(path: Path) -> None:
+    """Make a folder, and those above it that are missing, that only the owner can enter."""
+    for folder in reversed([path, *path.parents]):
+        if not folder.exists():
+            folder.mkdir(mode=0o700, exist_ok=True)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Put a JSON object in place of `path`: after a crash the old file is there, or the new one."""
+    partial = path.with_name(path.name + PARTIAL)
+    content = json.dumps(value, allow_nan=False).encode()
+    failpoint("file.write")
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(content)
+        file.flush()
+        failpoint("file.sync")
+        os.fsync(file.fileno())
+    failpoint("file.rename")
+    partial.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the rename itself
+    finally:
+        os.close(folder)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a file; None where there is no file, or none that is whole."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None

@@ -34,7 +34,13 @@ from criteria_cli.training.replay import is_out_of_memory
 from criteria_cli.training.resident import ResidentModel
 from criteria_cli.training.results import TrialFolder
 from criteria_cli.training.threads import cores, settle
-from criteria_cli.training.tokens import PairTemplate, PairTokens, TokenTexts, cached_tokens
+from criteria_cli.training.tokens import (
+    Integers,
+    PairTemplate,
+    PairTokens,
+    TokenTexts,
+    cached_tokens,
+)
 
 CACHE = "cache"
 """The folder for tokens and the like, beside the trials."""
@@ -127,10 +133,39 @@ class Trainer:
                 raise TrialFailed("device", f"{self.device.name} stopped working") from error
             raise
 
+    def fit(
+        self,
+        hyperparameters: Hyperparameters,
+        train: Integers,
+        validation: Integers,
+        *,
+        fold: int,
+        seed: int,
+        report: Report,
+        checkpoints: Checkpoints | None = None,
+        keep_best: bool = False,
+    ) -> FitResult:
+        """Train the model that `hyperparameters` name on some pairs; see `loop.fit`."""
+        return fit(
+            self.model(hyperparameters.model),
+            self.examples(hyperparameters.model),
+            train,
+            validation,
+            hyperparameters,
+            metric=self.spec.validation.metric,
+            seed=seed,
+            report=report,
+            fold=fold,
+            checkpoints=checkpoints,
+            keep_best=keep_best,
+        )
+
+    def model(self, spec: ModelSpec) -> ResidentModel:
+        """The resident model of `spec`, with the weights that the last fit left."""
+        return self._load(spec).model
+
     def _run(self, hyperparameters: Hyperparameters, report: Report, run: TrialRun) -> Outcome:
-        loaded = self._load(hyperparameters.model)
-        examples = self._examples(loaded, hyperparameters.model)
-        folder = TrialFolder(run.directory, self._fingerprint(hyperparameters, run.seed))
+        folder = TrialFolder(run.directory, self.fingerprint(hyperparameters, run.seed))
         finished: list[FoldReport] = []
         for fold in self.folds:
             done = folder.load_fold(fold.number)
@@ -138,16 +173,13 @@ class Trainer:
                 checkpoints = Checkpoints(
                     run.directory / "checkpoints", fold.number, folder.fingerprint
                 )
-                result = fit(
-                    loaded.model,
-                    examples,
+                result = self.fit(
+                    hyperparameters,
                     fold.train,
                     fold.validation,
-                    hyperparameters,
-                    metric=self.spec.validation.metric,
+                    fold=fold.number,
                     seed=run.seed,
                     report=report,
-                    fold=fold.number,
                     checkpoints=checkpoints,
                 )
                 if result.verdict is not Verdict.CONTINUE:
@@ -223,7 +255,9 @@ class Trainer:
             headroom=self.spec.training.vram_headroom,
         )
 
-    def _examples(self, loaded: _Loaded, spec: ModelSpec) -> Examples:
+    def examples(self, spec: ModelSpec) -> Examples:
+        """The corpus's pairs as the model of `spec` reads them."""
+        loaded = self._load(spec)
         tokens = PairTokens(
             loaded.posts,
             loaded.criteria,
@@ -233,7 +267,7 @@ class Trainer:
         )
         return Examples.of(self.corpus, tokens)
 
-    def _fingerprint(self, hyperparameters: Hyperparameters, seed: int) -> str:
+    def fingerprint(self, hyperparameters: Hyperparameters, seed: int) -> str:
         """Of everything that a fold's result depends on."""
         settings = {
             key: value for key, value in flatten(hyperparameters.to_json()) if key not in LOCAL_KEYS

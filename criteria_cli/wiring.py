@@ -5,15 +5,22 @@ Heavy libraries are imported inside the functions, so that `--help` pays for non
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from criteria_cli.data.summary import DataSummary
     from criteria_cli.hpo.events import Observer
     from criteria_cli.hpo.facts import StudyStatus
     from criteria_cli.hpo.options import SearchOptions, SearchResult
     from criteria_cli.study.files import Definition
+    from criteria_cli.study.final import TrainedModel, TrainOrder
+    from criteria_cli.study.prediction import PredictOrder, PredictReport, PredictResult
+    from criteria_cli.study.trial import Report
     from criteria_cli.training.host import HostMemory
+    from criteria_cli.training.probe import Probed
     from criteria_cli.training.visible import DeviceFacts
 
 
@@ -90,3 +97,89 @@ def host_memory() -> HostMemory:
     from criteria_cli.training import host
 
     return host.memory_limit()
+
+
+def write_report(storage: str, name: str, path: Path, *, overwrite: bool) -> Path:
+    """Write a study's page.
+
+    Raises:
+        UsageError: no such study, or the file exists.
+        StoreError: the store cannot be read.
+    """
+    from criteria_cli.hpo import report
+
+    return report.write_html(storage, name, path, overwrite=overwrite)
+
+
+def write_figures(storage: str, name: str, folder: Path, *, overwrite: bool) -> list[Path]:
+    """Write a study's plots as PNG files.
+
+    Raises:
+        UsageError: no such study, or the folder exists.
+        MachineError: matplotlib is missing.
+        StoreError: the store cannot be read.
+    """
+    from criteria_cli.hpo import report
+
+    return report.write_png(storage, name, folder, overwrite=overwrite)
+
+
+def probe_devices(definition: Definition, device: str, *, refresh: bool) -> tuple[Probed, ...]:
+    """What fits on one device, or with `auto` on every visible one.
+
+    Raises:
+        MachineError: no such device, or not one pair fits.
+        UsageError: the model or the headroom cannot be used.
+    """
+    from criteria_cli.training import probe
+
+    return probe.probe_all(definition.spec, device, refresh=refresh)
+
+
+def order_from_trial(order: TrainOrder, storage: str, which: int | Literal["best"]) -> TrainOrder:
+    """The order with the settings of a study's trial.
+
+    Raises:
+        UsageError: no such study or trial, or the study was made with other settings.
+        StoreError: the store cannot be read.
+    """
+    from criteria_cli.hpo import selection
+
+    chosen = selection.select(storage, order.spec.name, which)
+    without = chosen.without
+    return replace(
+        order,
+        hyperparameters=order.spec.hyperparameters(chosen.params),
+        origin=f"trial {chosen.trial} of study {order.spec.name}",
+        trial=chosen.trial,
+        search_score=chosen.score,
+        chosen_without=None
+        if without is None
+        else tuple(order.spec.hyperparameters(params) for params in without),
+    )
+
+
+def train(order: TrainOrder, report: Report) -> TrainedModel:
+    """Train all folds and the final model, and write the model directory.
+
+    Raises:
+        UsageError: the data or the model cannot be used.
+        MachineError: no such device, or too little memory or disk.
+        Saved: `report` asked to stop; everything is saved and the same order goes on.
+        TrialFailed: with its cause.
+    """
+    from criteria_cli.training import final
+
+    return final.train(order, report)
+
+
+def predict(order: PredictOrder, report: PredictReport) -> PredictResult:
+    """Score the posts of one file.
+
+    Raises:
+        UsageError: the model or the file cannot be used.
+        Saved: `report` asked to stop; the same order goes on.
+    """
+    from criteria_cli.training import predict as prediction
+
+    return prediction.predict(order, report)

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from criteria_cli import __version__
-from criteria_cli.cli import doctor, failures, hpo, init, status
+from criteria_cli.cli import doctor, failures, hpo, init, predict, probe_vram, report, status, train
 from criteria_cli.cli.arguments import with_debug
 from criteria_cli.cli.environment import VARIABLES, unknown_variables
 
@@ -35,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for _module in (hpo, status, doctor, init):
+for _module in (probe_vram, hpo, train, status, predict, report, doctor, init):
     app.command(
         name=_module.NAME,
         epilog=_module.EXAMPLES,

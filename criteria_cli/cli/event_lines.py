@@ -36,8 +36,12 @@ def pairs(values: Mapping[str, object]) -> str:
 
 
 def _value(value: object) -> str:
-    text = score(value) if isinstance(value, float) and 0 <= value <= 1 else number(value)
+    text = number(value)
     return f'"{text}"' if " " in text else text
+
+
+def _score(value: float | None) -> str | None:
+    return None if value is None else score(value)
 
 
 class EventLines:
@@ -94,8 +98,8 @@ def progress_sentence(worker: LiveWorker) -> str:
             "fold": _of(worker.fold, worker.folds),
             "epoch": _of(worker.epoch, worker.epochs),
             "step": _of(worker.step, worker.steps) if worker.steps else None,
-            "score": worker.last_score,
-            "best": worker.best_score,
+            "score": _score(worker.last_score),
+            "best": _score(worker.best_score),
             "loss": worker.loss,
             "ex_s": worker.examples_per_s,
             "memory": size(worker.memory_bytes) if worker.memory_bytes else None,
@@ -126,7 +130,11 @@ def event_sentence(event: HpoEvent) -> str:
             return f"trial n={event.trial} {_start(event)}".rstrip()
         case FoldEnded():
             return f"trial n={event.trial} fold={event.fold}/{event.folds} done " + pairs(
-                {"score": event.score, "best_epoch": event.best_epoch, "epochs": event.epochs}
+                {
+                    "score": score(event.score),
+                    "best_epoch": event.best_epoch,
+                    "epochs": event.epochs,
+                }
             )
         case TrialEnded():
             return f"trial n={event.trial} {ending(event)}"

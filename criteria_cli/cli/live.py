@@ -147,13 +147,14 @@ def _study(view: StudyView, width: int) -> list[Line]:
     done = f"{study.trials.finished}/{study.target}"
     room = max(8, min(50, width - len(done) - len(best) - 16))
     share = study.trials.finished / study.target if study.target else 0.0
+    counts = line("       ", *counted(study.trials))
     return [
         line("study  ", Span(bar(share, room), "good"), f" {done}   ", Span(best, "strong")),
-        sides(line("       ", *counted(study.trials)), line(_eta(view)), width),
+        sides(counts, line(_eta(view, width - len(counts.text) - 2)), width),
     ]
 
 
-def _eta(view: StudyView) -> str:
+def _eta(view: StudyView, room: int) -> str:
     study = view.study
     if study.eta_s is None:
         left = ENOUGH_FOR_ETA - study.trials.finished
@@ -161,7 +162,8 @@ def _eta(view: StudyView) -> str:
     text = f"ETA {duration(study.eta_s)}"
     if study.eta_range_s is not None:
         low, high = (duration(bound) for bound in study.eta_range_s)
-        text += f" ({low} to {high})" if low != high else ""
+        whole = f"{text} ({low} to {high})"
+        return whole if low != high and len(whole) <= room else text
     return text
 
 

@@ -65,7 +65,7 @@ def studies_screen(studies: Sequence[StudyStatus], storage: str, width: int | No
     for study in troubled:
         lines.append(line())
         lines += _troubles(study, width, prefix=f"{cleaned(study.name)}: ")
-    return lines
+    return [item.fitted(width) for item in lines]
 
 
 def study_screen(study: StudyStatus, storage: str, width: int | None) -> list[Line]:
@@ -99,7 +99,7 @@ def study_screen(study: StudyStatus, storage: str, width: int | None) -> list[Li
     following = _next(study)
     if following:
         lines += [line(), line("next     ", following)]
-    return lines
+    return [item.fitted(width) for item in lines]
 
 
 def _facts(study: StudyStatus, storage: str, width: int | None) -> list[Line]:

@@ -1,0 +1,42 @@
+"""Signals of commands that work in this process: the first asks to save and stop, a second Ctrl-C
+stops at once.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+
+
+class Stopping:
+    """Whether somebody asked to stop."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __bool__(self) -> bool:
+        return self.asked
+
+    def seen(self, number: int, _frame: FrameType | None) -> None:
+        """The handler."""
+        if self.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.asked = True
+        sys.stderr.write(f"{signal.Signals(number).name}: saving, Ctrl-C again stops at once\n")
+
+
+@contextmanager
+def stopping() -> Iterator[Stopping]:
+    """Watch for signals; the old handlers come back at the end."""
+    flag = Stopping()
+    before = {number: signal.signal(number, flag.seen) for number in _SIGNALS}
+    try:
+        yield flag
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,122 @@
+"""The plots of a study as PNG files, drawn by matplotlib: no browser, no network."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from statistics import mean
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from criteria_cli.hpo import figures
+from criteria_cli.hpo.report_facts import StudyRecord
+
+DPI = 200
+SIZE = (6.4, 4.0)
+"""Inches."""
+
+_STYLE: Any = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "font.size": 9,
+    "legend.frameon": False,
+}
+
+
+def pictures(record: StudyRecord) -> Iterator[tuple[str, bytes]]:
+    """Each plot that the study is old enough for: its key and the PNG."""
+    drawings: dict[str, Callable[[StudyRecord, Any], bool]] = {
+        "history": _history,
+        "importance": _importance,
+        "curves": _curves,
+        "spread": _spread,
+        "criteria": _criteria,
+        "pruning": _pruning,
+    }
+    with mpl.rc_context(_STYLE):
+        for key, draw in drawings.items():
+            figure = Figure(figsize=SIZE, layout="constrained")
+            if draw(record, figure.add_subplot()):
+                content = io.BytesIO()
+                figure.savefig(content, format="png", dpi=DPI)
+                yield key, content.getvalue()
+
+
+def _history(record: StudyRecord, axes: Any) -> bool:
+    complete = sorted(record.complete, key=lambda trial: trial.number)
+    if not complete:
+        return False
+    numbers = [trial.number for trial in complete]
+    values = [trial.value or 0.0 for trial in complete]
+    best = [max(values[: place + 1]) for place in range(len(values))]
+    axes.plot(numbers, values, "o", markersize=3, color=figures.PALETTE[2], label="complete")
+    axes.step(numbers, best, where="post", color=figures.BEST, label="best so far")
+    axes.set(xlabel="trial", ylabel=record.metric)
+    axes.legend()
+    return True
+
+
+def _importance(record: StudyRecord, axes: Any) -> bool:
+    if len({trial.value for trial in record.complete}) < 2:
+        return False
+    shares = figures.importances(record)
+    names = sorted(shares, key=shares.__getitem__)
+    axes.barh(names, [shares[name] for name in names], color=figures.BEST)
+    axes.set(xlabel="share of the score's variance")
+    return bool(names)
+
+
+def _curves(record: StudyRecord, axes: Any) -> bool:
+    figure = figures.curves(record)
+    if figure is None:
+        return False
+    for trace in figure.data:
+        label = trace.name if trace.showlegend is not False else None
+        axes.plot(
+            trace.x, trace.y, color=trace.line.color, linewidth=trace.line.width / 1.5, label=label
+        )
+    axes.set(xlabel="epoch", ylabel=record.metric)
+    if any(trace.showlegend is not False for trace in figure.data):
+        axes.legend()
+    return True
+
+
+def _spread(record: StudyRecord, axes: Any) -> bool:
+    scores = record.fold_scores()
+    best = [trial.number for trial in record.complete[: figures.LEADERS]]
+    shown = [number for number in best if len(scores.get(number, [])) > 1]
+    if not shown:
+        return False
+    for place, number in enumerate(shown):
+        values = scores[number]
+        axes.plot([place] * len(values), values, "o", markersize=3, color=figures.PALETTE[2])
+        axes.plot([place - 0.25, place + 0.25], [mean(values)] * 2, color=figures.BEST)
+    axes.set_xticks(range(len(shown)), [str(number) for number in shown])
+    axes.set(xlabel="trial", ylabel=f"{record.metric} of a fold")
+    return True
+
+
+def _criteria(record: StudyRecord, axes: Any) -> bool:
+    figure = figures.criteria(record)
+    if figure is None:
+        return False
+    trace = figure.data[0]
+    errors = [trace.error_y.arrayminus, trace.error_y.array]
+    axes.bar(trace.x, trace.y, yerr=errors, capsize=2, color=figures.BEST)
+    axes.set(ylabel="F1", ylim=(0, 1))
+    return True
+
+
+def _pruning(record: StudyRecord, axes: Any) -> bool:
+    figure = figures.pruning(record)
+    if figure is None:
+        return False
+    bottom = [0.0] * len(figure.data[0].x)
+    for trace in figure.data:
+        axes.bar(trace.x, trace.y, bottom=bottom, color=trace.marker.color, label=trace.name)
+        bottom = [low + high for low, high in zip(bottom, trace.y, strict=True)]
+    axes.set(ylabel="trials stopped")
+    axes.legend()
+    return True

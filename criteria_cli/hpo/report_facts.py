@@ -1,0 +1,188 @@
+"""What the report shows of a study, in one consistent read of the store."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+import sqlalchemy as sa
+
+from criteria_cli.hpo import tables
+from criteria_cli.hpo.optuna_store import joined
+
+
+@dataclass(frozen=True)
+class FoldFact:
+    """A finished fold."""
+
+    trial: int
+    fold: int
+    score: float
+    best_epoch: int
+    epochs: int
+    per_criterion: Mapping[str, Mapping[str, float]]
+    costs: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class EpochFact:
+    """One epoch's validation score."""
+
+    trial: int
+    fold: int
+    epoch: int
+    score: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class AttemptFact:
+    """A worker's time on a trial. Seconds count from the study's start."""
+
+    trial: int
+    worker: str
+    start_s: float
+    end_s: float | None
+    outcome: str
+    """Empty while it runs."""
+
+
+@dataclass(frozen=True)
+class CutFact:
+    """Where a trial was stopped and why."""
+
+    trial: int
+    fold: int
+    epoch: int | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """Everything the report draws."""
+
+    definition: Mapping[str, Any]
+    study: optuna.Study
+    """In memory: a copy of the trials, without their intermediate values."""
+    folds: tuple[FoldFact, ...]
+    epochs: tuple[EpochFact, ...]
+    attempts: tuple[AttemptFact, ...]
+    cuts: tuple[CutFact, ...]
+
+    @property
+    def metric(self) -> str:
+        return str(self.definition["validation"]["metric"])
+
+    @property
+    def complete(self) -> list[optuna.trial.FrozenTrial]:
+        """Complete trials, the best first."""
+        found = [
+            trial
+            for trial in self.study.trials
+            if trial.state is optuna.trial.TrialState.COMPLETE and trial.value is not None
+        ]
+        return sorted(found, key=lambda trial: (-(trial.value or 0.0), trial.number))
+
+    def fold_scores(self) -> dict[int, list[float]]:
+        """Scores of the finished folds, in their order, by trial."""
+        found: dict[int, list[float]] = defaultdict(list)
+        for fold in self.folds:
+            found[fold.trial].append(fold.score)
+        return dict(found)
+
+
+def read_record(engine: sa.Engine, name: str) -> StudyRecord:
+    """Read a study; the caller has checked that it exists."""
+    with engine.begin() as connection:
+        row = connection.execute(
+            sa.select(tables.studies.c.definition, tables.studies.c.created_at).where(
+                tables.studies.c.name == name
+            )
+        ).one()
+        return StudyRecord(
+            definition=json.loads(row.definition),
+            study=_copied_study(engine, connection, name),
+            folds=_folds(connection, name),
+            epochs=_epochs(connection, name),
+            attempts=_attempts(connection, name, row.created_at),
+            cuts=_cuts(connection, name),
+        )
+
+
+def _copied_study(engine: sa.Engine, connection: sa.Connection, name: str) -> optuna.Study:
+    with joined(engine, connection) as storage:
+        trials = optuna.load_study(study_name=name, storage=storage).get_trials()
+    copy = optuna.create_study(study_name=name, direction="maximize")
+    copy.add_trials([trial for trial in trials if trial.state.is_finished()])
+    return copy
+
+
+def _folds(connection: sa.Connection, name: str) -> tuple[FoldFact, ...]:
+    table = tables.folds
+    rows = connection.execute(
+        sa.select(table).where(table.c.study == name).order_by(table.c.trial, table.c.fold)
+    )
+    found = []
+    for row in rows:
+        report = json.loads(row.report)
+        found.append(
+            FoldFact(
+                trial=row.trial,
+                fold=row.fold,
+                score=row.score,
+                best_epoch=row.best_epoch,
+                epochs=row.epochs,
+                per_criterion=report.get("per_criterion") or {},
+                costs=report.get("costs") or {},
+            )
+        )
+    return tuple(found)
+
+
+def _epochs(connection: sa.Connection, name: str) -> tuple[EpochFact, ...]:
+    table = tables.epochs
+    rows = connection.execute(
+        sa.select(table.c.trial, table.c.fold, table.c.epoch, table.c.score, table.c.seconds)
+        .where(table.c.study == name)
+        .order_by(table.c.trial, table.c.fold, table.c.epoch)
+    )
+    return tuple(EpochFact(*row) for row in rows)
+
+
+def _attempts(connection: sa.Connection, name: str, start: float) -> tuple[AttemptFact, ...]:
+    table = tables.attempts
+    rows = connection.execute(
+        sa.select(
+            table.c.trial,
+            table.c.worker_name,
+            table.c.started_at,
+            table.c.ended_at,
+            table.c.outcome,
+        )
+        .where(table.c.study == name)
+        .order_by(table.c.started_at)
+    )
+    return tuple(
+        AttemptFact(
+            trial=row.trial,
+            worker=row.worker_name,
+            start_s=row.started_at - start,
+            end_s=None if row.ended_at is None else row.ended_at - start,
+            outcome=row.outcome or "",
+        )
+        for row in rows
+    )
+
+
+def _cuts(connection: sa.Connection, name: str) -> tuple[CutFact, ...]:
+    table = tables.decisions
+    rows = connection.execute(
+        sa.select(table.c.trial, table.c.fold, table.c.epoch, table.c.reason)
+        .where(table.c.study == name)
+        .order_by(table.c.fold, table.c.epoch)
+    )
+    return tuple(CutFact(*row) for row in rows)

@@ -1,0 +1,241 @@
+"""Screens fit every width, say the same in a pipe, and never trust a name from the store."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import pytest
+
+from criteria_cli.cli.event_lines import PROGRESS_EVERY_S, EventLines
+from criteria_cli.cli.layout import Column, Line, Span, line, sides, table, wrapped
+from criteria_cli.cli.live import event_line, screen
+from criteria_cli.cli.status_screen import studies_screen, study_screen
+from criteria_cli.hpo.events import (
+    EpochEnded,
+    FoldEnded,
+    LiveWorker,
+    SignalSeen,
+    StoreAway,
+    StoreBack,
+    StudyView,
+    TrainerRestarted,
+    TrialEnded,
+    TrialStarted,
+    WorkerReady,
+    WorkerStopped,
+)
+from criteria_cli.hpo.facts import StudyStatus, TrialCounts
+
+AT = "2026-11-23T14:02:11Z"
+WIDTHS = [40, 60, 80, 100, 120, 200]
+
+
+def texts(lines: list[Line]) -> list[str]:
+    return [item.text for item in lines]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_status_fits(study_status: StudyStatus, width: int) -> None:
+    for lines in (
+        study_screen(study_status, "sqlite:///criteria.db", width),
+        studies_screen([study_status, study_status], "sqlite:///criteria.db", width),
+    ):
+        assert all(len(text) <= width for text in texts(lines))
+        assert all(text.isascii() for text in texts(lines))
+
+
+def test_status_at_80_columns_answers_every_question(study_status: StudyStatus) -> None:
+    text = "\n".join(texts(study_screen(study_status, "sqlite:///criteria.db", 80)))
+    for expected in (
+        "140/200 done",
+        "70%",
+        "61 complete  79 pruned  3 failed  |  3 running  1 waiting",
+        "0.7412 f1   trial 118, 5 h 12 m ago",
+        "learning_rate 1.9e-05",
+        "3 h 10 m  (2 h 40 m to 4 h 05 m)   18 trials/h",
+        "LOST",
+        "79 of 140 (56%)",
+        "46% saved",
+        "hyperband fold 1: 44",
+        "2 cuda_oom on a100-03 (trial 12, 13)",
+        "! a100-03:0 sent no heartbeat for 64 m",
+        "! trial 96 is within one fold deviation (0.007) of trial 118",
+    ):
+        assert expected in text
+
+
+def test_a_pipe_gets_every_column(study_status: StudyStatus) -> None:
+    text = "\n".join(texts(study_screen(study_status, "sqlite:///criteria.db", None)))
+    for title in ("TRIAL", "FOLD", "EPOCH", "LAST", "WORKER", "DEVICE", "EX/S", "MEMORY", "DONE"):
+        assert title in text
+    assert "..." not in text
+
+
+def test_names_from_the_store_cannot_move_the_cursor(study_status: StudyStatus) -> None:
+    evil = "x\x1b]0;evil\x07\u202e[red]"
+    study = replace(
+        study_status,
+        name=evil,
+        workers=tuple(replace(worker, name=evil) for worker in study_status.workers),
+    )
+    for width in (80, None):
+        text = "\n".join(
+            texts(study_screen(study, "s", width)) + texts(studies_screen([study], "s", width))
+        )
+        assert "\x1b" not in text
+        assert "\u202e" not in text
+        assert "\x07" not in text
+
+
+def test_a_new_study_says_what_comes(study_status: StudyStatus) -> None:
+    new = replace(
+        study_status,
+        trials=TrialCounts(complete=2),
+        best=None,
+        leaders=(),
+        eta_s=None,
+        eta_range_s=None,
+        workers=(),
+        failures=(),
+        troubles=(),
+    )
+    text = "\n".join(texts(study_screen(new, "s", 80)))
+    assert "none complete yet" in text
+    assert "after 3 more trials" in text
+
+
+def view(study: StudyStatus, workers: int = 2) -> StudyView:
+    return StudyView(
+        study=study,
+        workers=tuple(
+            LiveWorker(
+                name=f"here:{number}",
+                device=f"cuda:{number}",
+                device_name="NVIDIA A100",
+                state="train" if number % 2 == 0 else "eval",
+                trial=147 + number,
+                attempt=1 + number,
+                fold=2,
+                folds=5,
+                epoch=7,
+                epochs=100,
+                step=120,
+                steps=340,
+                loss=0.2143,
+                last_score=0.7108,
+                best_score=0.716,
+                mean_score=0.702,
+                examples_per_s=183.2,
+                memory_bytes=33_500_000_000,
+                seconds=1263.0,
+                next_cut="fold 3",
+            )
+            for number in range(workers)
+        ),
+        elapsed_s=4364.0,
+        store_away_s=12.0,
+        spooled=3,
+    )
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("height", [8, 12, 24, 50])
+@pytest.mark.parametrize("workers", [1, 2, 16])
+def test_the_live_screen_fits(
+    study_status: StudyStatus, width: int, height: int, workers: int
+) -> None:
+    events = [line(f"event {number} " + "x" * 150) for number in range(20)]
+    lines = screen(view(study_status, workers), events, "runs/x/hpo.log", width, height)
+    assert len(lines) <= height
+    assert all(len(text) <= width for text in texts(lines))
+
+
+def test_the_live_screen_shows_what_a_worker_does(study_status: StudyStatus) -> None:
+    for width in (80, 120):
+        text = "\n".join(texts(screen(view(study_status), [], "runs/x/hpo.log", width, 30)))
+        for expected in (
+            "140/200",
+            "best f1 0.7412 (trial 118)",
+            "ETA 3 h 10 m",
+            "trial 147  fold 2/5  epoch   7/100",
+            "f1 0.7108",
+            "loss 0.214",
+            "183 ex/s",
+            "31.2 GiB",
+            "next cut fold 3",
+            "1 elsewhere",
+            "3 records wait",
+            "runs/x/hpo.log",
+        ):
+            assert expected in text, expected
+
+
+EVENTS = [
+    WorkerReady(AT, "w", device="cpu", device_name="AMD EPYC", precision="fp32", pairs=10),
+    TrialStarted(AT, "w", trial=3, params={"learning_rate": 1e-5, "scheduler": "linear"}),
+    TrialStarted(AT, "w", trial=3, attempt=2, adopted_from="other", folds_done=2),
+    EpochEnded(AT, "w", trial=3, epoch=2, score=0.5, loss=0.2),
+    FoldEnded(AT, "w", trial=3, fold=1, folds=5, score=0.5, best_epoch=2, epochs=4),
+    TrialEnded(AT, "w", trial=3, state="pruned", score=0.41, fold=1, reason="below 0.45"),
+    TrialEnded(AT, "w", trial=4, state="failed", cause="nan_loss", reason="the loss is nan"),
+    TrialEnded(AT, "w", trial=5, state="complete", score=0.61, best=True, seconds=70.0),
+    TrainerRestarted(AT, "w", cause="killed", message="out of memory?"),
+    StoreAway(AT, "", cause="connection refused"),
+    StoreBack(AT, "", seconds=42.0, sent=3),
+    SignalSeen(AT, "", signal="SIGTERM"),
+    WorkerStopped(AT, "w", reason="done", message="the budget is spent"),
+]
+
+
+def test_a_pipe_gets_one_clean_line_per_event(study_status: StudyStatus) -> None:
+    stream = io.StringIO()
+    lines = EventLines(stream)
+    for event in EVENTS:
+        lines(event)
+    written = stream.getvalue()
+    assert "\r" not in written
+    assert "\x1b" not in written
+    # an epoch is progress, not an event
+    assert len(written.splitlines()) == len(EVENTS) - 1
+    assert all(item.startswith(AT) for item in written.splitlines())
+    assert "trial n=3 start learning_rate=1e-05 scheduler=linear" in written
+    assert "trial n=3 goes on after other attempt=2 folds_done=2" in written
+    assert "trial n=4 failed time=0 s cause=nan_loss: the loss is nan" in written
+    assert "trial n=5 complete score=0.6100 best time=1 m" in written
+
+
+def test_a_pipe_gets_one_progress_line_a_minute_for_each_trial(study_status: StudyStatus) -> None:
+    stream, clock = io.StringIO(), [0.0]
+    lines = EventLines(stream, now=lambda: clock[0])
+    for second in range(601):
+        clock[0] = float(second)
+        lines(view(study_status))
+    written = stream.getvalue().splitlines()
+    assert len(written) == 2 * 600 // PROGRESS_EVERY_S
+    assert "trial n=147 fold=2/5 epoch=7/100 step=120/340" in written[0]
+
+
+def test_every_event_has_a_line_for_the_screen() -> None:
+    for event in EVENTS:
+        told = event_line(event)
+        assert told is None or (told.text.startswith("14:02:11") and "\n" not in told.text)
+
+
+def test_columns_fall_away_by_rank_and_the_rest_shrinks() -> None:
+    columns = [Column("NAME", shrink=True), Column("A", rank=1), Column("B", rank=2)]
+    rows = [["x" * 20, "a" * 10, "b" * 10]]
+    assert texts(table(columns, rows, 50))[0].split() == ["NAME", "A", "B"]
+    assert texts(table(columns, rows, 40))[0].split() == ["NAME", "A"]
+    assert texts(table(columns, rows, 20))[0].split() == ["NAME"]
+    assert texts(table(columns, rows, 10))[1] == "xxxxxxx..."
+
+
+def test_lines_are_cut_with_a_mark() -> None:
+    assert line("abcdef", Span("ghij", "bad")).fitted(8).text == "abcde..."
+    assert sides(line("left"), line("right"), 20).text == "left           right"
+    assert [item.text for item in wrapped("one two three", 8, "  ")] == [
+        "  one",
+        "  two",
+        "  three",
+    ]

@@ -1,39 +1,27 @@
-"""What a device can say and do. The only place in training that names CUDA.
+"""What a device can say and do.
 
-`CudaDevice` is a card, `CpuDevice` this machine's processor and memory, and `SimulatedCard`
-(`simulated.py`) a card's memory without a card. Everything else works on the `Device` interface
-and knows bytes, never drivers.
+`CpuDevice` is this machine's processor and memory, `CudaDevice` (`cuda.py`) a card, and
+`SimulatedCard` (`simulated.py`) a card's memory without a card. Everything else works on the
+`Device` interface and knows bytes, never drivers.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import platform
 import re
-import sys
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch
 
 from criteria_cli.errors import MachineError, UsageError
-from criteria_cli.study.headroom import parse_size
 from criteria_cli.training.host import memory_limit, reset_resident_peak, resident_peak
-from criteria_cli.training.visible import (
-    DeviceFacts,
-    missing_device,
-    require_gpu_support,
-    torch_has_gpu_support,
-)
+from criteria_cli.training.visible import torch_has_gpu_support
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Kind = Literal["cuda", "cpu", "simulated"]
 
-LIMIT_VARIABLE = "CRITERIA_VRAM_LIMIT"
-"""Bytes such as `24GiB`: a large card stands for a smaller one."""
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -80,6 +68,11 @@ class Device(Protocol):
         ...
 
     @property
+    def spelled(self) -> str:
+        """The name that `open_device` opens it by, in this and in other processes."""
+        ...
+
+    @property
     def supports_bf16(self) -> bool:
         """Whether the hardware itself computes in bf16."""
         ...
@@ -87,6 +80,10 @@ class Device(Protocol):
     @property
     def allocator(self) -> str:
         """How memory is handed out: `expandable`, `segments` or `system`."""
+        ...
+
+    def use_allocator(self, allocator: str) -> None:
+        """Hand memory out as named by `allocator`; call before anything is allocated."""
         ...
 
     def total_bytes(self) -> int: ...
@@ -134,6 +131,7 @@ class CpuDevice:
     kind: Kind = "cpu"
     index = 0
     identity = "cpu"
+    spelled = "cpu"
     allocator = "system"
     torch_device = torch.device("cpu")
 
@@ -145,6 +143,9 @@ class CpuDevice:
     def supports_bf16(self) -> bool:
         able = torch.cpu.get_capabilities()
         return any(bool(able.get(flag)) for flag in ("avx512_bf16", "amx_bf16", "bf16"))
+
+    def use_allocator(self, allocator: str) -> None:
+        """Nothing: the system has one."""
 
     def total_bytes(self) -> int:
         return memory_limit().total_bytes
@@ -189,114 +190,6 @@ class CpuDevice:
         """Nothing: the C library keeps no cache of its own worth returning."""
 
 
-class CudaDevice:
-    """A card, through `torch.cuda` alone: that also holds for MIG slices and ROCm."""
-
-    kind: Kind = "cuda"
-
-    def __init__(self, index: int) -> None:
-        require_gpu_support()
-        count = torch.cuda.device_count()
-        if index >= count:
-            raise missing_device(index, count)
-        self.index = index
-        self.torch_device = torch.device("cuda", index)
-        self._properties = torch.cuda.get_device_properties(index)
-        self._retries = self._ooms = 0
-        self._limit = _emulated_total(self._properties.total_memory)
-
-    @property
-    def name(self) -> str:
-        return str(self._properties.name)
-
-    @property
-    def identity(self) -> str:
-        return str(getattr(self._properties, "uuid", "")) or f"{self.name} {self.index}"
-
-    @property
-    def capability(self) -> str:
-        return f"{self._properties.major}.{self._properties.minor}"
-
-    @property
-    def supports_bf16(self) -> bool:
-        with self.use():
-            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-
-    @property
-    def allocator(self) -> str:
-        options = os.environ.get("PYTORCH_ALLOC_CONF") or os.environ.get(
-            "PYTORCH_CUDA_ALLOC_CONF", ""
-        )
-        return "expandable" if "expandable_segments:true" in options.lower() else "segments"
-
-    def total_bytes(self) -> int:
-        return self._limit
-
-    def free_bytes(self) -> int:
-        free, real_total = torch.cuda.mem_get_info(self.index)
-        # an emulated smaller card: whatever is used on the real one would be used on it
-        return max(0, self._limit - (real_total - free))
-
-    def reserved_bytes(self) -> int:
-        return torch.cuda.memory_reserved(self.index)
-
-    def used_by_others(self) -> int:
-        return max(0, self.total_bytes() - self.free_bytes() - self.reserved_bytes())
-
-    def set_cap(self, cap: int | None) -> None:
-        share = 1.0 if cap is None else cap / self._properties.total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, max(0.0, share)), self.index)
-
-    def reset_peak(self) -> None:
-        torch.cuda.reset_peak_memory_stats(self.index)
-        stats = torch.cuda.memory_stats(self.index)
-        self._retries = stats.get("num_alloc_retries", 0)
-        self._ooms = stats.get("num_ooms", 0)
-
-    def peak(self) -> Peak:
-        stats = torch.cuda.memory_stats(self.index)
-        return Peak(
-            requested=stats.get("requested_bytes.all.peak", 0),
-            allocated=stats.get("allocated_bytes.all.peak", 0),
-            reserved=stats.get("reserved_bytes.all.peak", 0),
-            retries=stats.get("num_alloc_retries", 0) - self._retries,
-            ooms=stats.get("num_ooms", 0) - self._ooms,
-        )
-
-    @contextmanager
-    def use(self) -> Iterator[None]:
-        with torch.cuda.device(self.index):
-            yield
-
-    def autocast(self, precision: Precision) -> AbstractContextManager[Any]:
-        return autocast("cuda", precision)
-
-    def random_state(self) -> list[torch.Tensor]:
-        return [torch.get_rng_state(), torch.cuda.get_rng_state(self.index)]
-
-    def set_random_state(self, state: list[torch.Tensor]) -> None:
-        torch.set_rng_state(state[0])
-        torch.cuda.set_rng_state(state[1], self.index)
-
-    def synchronize(self) -> None:
-        torch.cuda.synchronize(self.index)
-
-    def empty_cache(self) -> None:
-        torch.cuda.empty_cache()
-
-    def facts(self) -> DeviceFacts:
-        """What a process without torch may know about this card."""
-        return DeviceFacts(
-            device=f"cuda:{self.index}",
-            name=self.name,
-            identity=self.identity,
-            total_bytes=self.total_bytes(),
-            free_bytes=self.free_bytes(),
-            capability=self.capability,
-            supports_bf16=self.supports_bf16,
-        )
-
-
 def open_device(name: str) -> Device:
     """The device `cpu`, `cuda`, `cuda:N`, `auto` or `simulated:...` (see `simulated.parse`).
 
@@ -306,6 +199,8 @@ def open_device(name: str) -> Device:
         UsageError: a name of another form.
         MachineError: no such device.
     """
+    from criteria_cli.training.cuda import CudaDevice  # which needs this module first
+
     if name == "auto":
         usable = torch_has_gpu_support() and torch.cuda.is_available()
         return CudaDevice(0) if usable else CpuDevice()
@@ -353,24 +248,3 @@ def autocast(kind: str, precision: Precision) -> AbstractContextManager[Any]:
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(kind, dtype=_DTYPES[precision])
-
-
-def _emulated_total(real: int) -> int:
-    """The card's total, or less if `CRITERIA_VRAM_LIMIT` says so."""
-    text = os.environ.get(LIMIT_VARIABLE)
-    if not text:
-        return real
-    try:
-        limit = parse_size(text)
-    except ValueError as error:
-        raise UsageError(f"{LIMIT_VARIABLE}: {error}", code="device.limit") from None
-    return min(real, limit)
-
-
-def _print_facts() -> None:
-    cards = [CudaDevice(index).facts().to_json() for index in range(torch.cuda.device_count())]
-    sys.stdout.write(json.dumps(cards))
-
-
-if __name__ == "__main__":
-    _print_facts()

@@ -28,6 +28,8 @@ CONTENTION_BYTES = 256 * 2**20
 """Free memory that moves by more than this during a probe was moved by somebody else."""
 EVALUATION_ROWS = 256
 """Larger evaluation micro-batches are no faster."""
+MOST_ROWS = 256
+"""Larger micro-batches are not looked for: no batch needs them and none is faster."""
 _SECOND_ROWS = 32
 _SHORT_ROWS = 32
 _PACKED_ROWS = 256
@@ -146,15 +148,13 @@ class _Search:
         # what is resident is the least that the constant can be, so the slope is at most this
         steepest = max(1, low.requested - resident)
         line = Curve(base=low.requested - steepest, row=steepest)
-        rows = 1 + int(0.5 * (self.cap - low.reserved) / steepest)
-        high: int | None = None
-        for attempt in range(_STEPS):
-            if attempt == 0:
-                rows = max(2, min(_SECOND_ROWS, rows))
-            elif high is None and line.at(low.rows + 1, self.length) > self.cap:
+        high = MOST_ROWS + 1
+        for _ in range(_STEPS):
+            # the line alone excludes all above this, whatever the allocator does
+            top = min(high - 1, int((self.cap - line.base) / line.row))
+            if low.rows > 1 and top <= low.rows:
                 break
-            else:
-                rows = self._next(line, low, high)
+            rows = self._next(line, low, min(top, MOST_ROWS))
             seen = self._train(rows, self.length)
             if seen.fits:
                 slope = (seen.requested - low.requested) / (rows - low.rows)
@@ -163,19 +163,22 @@ class _Search:
                 low = seen
             else:
                 high = rows
-            if high is not None and high - low.rows == 1:
+            if high - low.rows == 1:
                 break
         return line, low
 
-    def _next(self, line: Curve, low: Measurement, high: int | None) -> int:
-        """Where the line, and what the allocator took above it so far, meet the cap."""
+    def _next(self, line: Curve, low: Measurement, top: int) -> int:
+        """The rows to try, above `low` and, once there is a line, at most `top`."""
+        if len(self.trained) == 1:
+            # far enough from the first that a bend near it does not matter, surely inside the cap
+            room = 0.5 * (self.cap - low.reserved) / line.row
+            return max(2, min(_SECOND_ROWS, 1 + int(room), top))
         above = max(0, low.reserved - low.requested)
-        rows = int((self.cap - above - line.base) / line.row)
-        if high is None:
-            return max(low.rows + 1, rows)
-        failures = sum(not seen.fits for seen in self.trained)
-        below = high - 1 if failures == 1 else (low.rows + high) // 2
-        return max(low.rows + 1, min(below, rows))
+        reach = int((self.cap - above - line.base) / line.row)
+        if len(self.trained) == 2 and reach > low.rows:
+            return min(top, reach)
+        between = top - low.rows
+        return low.rows + (between // 2 if between > 2 else 1)
 
     def _does_not_fit(self) -> MachineError:
         length = self.length // 2
@@ -234,7 +237,7 @@ class _Search:
             slope = max(1.0, (more.requested - few.requested) / (more.rows - few.rows))
         base = proven.requested - proven.rows * slope
         above = max(0, proven.reserved - proven.requested)
-        rows = min(EVALUATION_ROWS, int((self.cap - above - base) / slope))
+        rows = min(EVALUATION_ROWS, int(0.97 * (self.cap - above - base) / slope))
         while rows > proven.rows:
             seen = self._evaluate(rows, self.length)
             if seen.fits:

@@ -10,7 +10,7 @@ import gc
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from criteria_cli.training.costs import PhaseClock
 from criteria_cli.training.devices import Device, Peak, Precision
 from criteria_cli.training.losses import build_loss
 from criteria_cli.training.memory import whole_batches
-from criteria_cli.training.model import ScoringModel
+from criteria_cli.training.model import Encoder, ScoringModel
 from criteria_cli.training.replay import is_out_of_memory
 from criteria_cli.training.resident import ResidentModel
 from criteria_cli.training.step import TrainingStep
@@ -97,7 +97,10 @@ class StepMeter:
         self.device = device
         self.cap: int | None = None
         planner = Planner(whole_batches(spec.max_length))
-        self._model = ResidentModel(model, device, planner, precision, spec.attention)
+        # only its scores are asked for, never its tokenizer
+        encoder = cast(Encoder, model)
+        attention = getattr(spec, "attention", "auto")
+        self._model = ResidentModel(encoder, device, planner, precision, attention)
         hyperparameters = Hyperparameters(spec, training, AugmentationSpec())
         optimizer = self._model.begin(hyperparameters)
         loss = build_loss(training, 1, 9)

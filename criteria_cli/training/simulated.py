@@ -46,6 +46,7 @@ class SimulatedCard:
         others_bytes: int = 0,
         scale: float = 1.0,
         spills: bool = False,
+        spelled: str = "simulated",
     ) -> None:
         """
         Args:
@@ -56,12 +57,14 @@ class SimulatedCard:
             scale: how many bytes each real byte stands for; a small model can act a large one.
             spills: the driver moves memory to the host instead of failing, as on Windows; then
                 neither the capacity nor the cap raises.
+            spelled: what `parse` made it from.
         """
         self.capacity = capacity
         self.context_bytes = context_bytes
         self.others_bytes = others_bytes
         self.scale = scale
         self.spills = spills
+        self.spelled = spelled
         self._cap: int | None = None
         self._memory = CachingAllocator(expandable=expandable)
         self._charged: dict[int, weakref.ref[torch.UntypedStorage]] = {}
@@ -77,6 +80,9 @@ class SimulatedCard:
     @property
     def allocator(self) -> str:
         return "expandable" if self._memory.expandable else "segments"
+
+    def use_allocator(self, allocator: str) -> None:
+        """Nothing: the card was made with one."""
 
     def total_bytes(self) -> int:
         return self.capacity
@@ -221,4 +227,4 @@ def parse(name: str) -> SimulatedCard:
                     raise ValueError(f"unknown word `{word}`")
     except ValueError as error:
         raise UsageError(f"device `{name}`: {error}", code="device.name") from None
-    return SimulatedCard(capacity, **options)
+    return SimulatedCard(capacity, spelled=name, **options)

@@ -94,7 +94,7 @@ def visible_devices(*, timeout_s: float = TIMEOUT_S) -> tuple[DeviceFacts, ...]:
         return ()
     try:
         child = subprocess.run(
-            [sys.executable, "-m", "criteria_cli.training.devices"],
+            [sys.executable, "-m", "criteria_cli.training.cuda"],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -50,7 +50,7 @@ class Calibration:
 
     def uncertain(self, probabilities: Floats, limits: Floats) -> Flags:
         """Which pairs (pairs,) lie within the margin of their threshold."""
-        return np.abs(_logit(probabilities) - _logit(limits)) < self.abstain_margin
+        return np.abs(log_odds(probabilities) - log_odds(limits)) < self.abstain_margin
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -93,7 +93,7 @@ def fit_calibration(
             thresholds[name] = best_threshold(probabilities[rows], positive[rows])
     fitted = Calibration(temperature, bias, threshold, thresholds)
     limits = fitted.limits(criterion, criteria)
-    margin = _margin(_logit(probabilities) - _logit(limits), positive)
+    margin = _margin(log_odds(probabilities) - log_odds(limits), positive)
     return Calibration(temperature, bias, threshold, thresholds, margin)
 
 
@@ -145,7 +145,7 @@ def best_threshold(probabilities: Floats, positive: Flags) -> float:
     if not positives:
         return 0.5
     order = np.argsort(-probabilities, kind="stable")
-    ranked = _logit(probabilities[order])
+    ranked = log_odds(probabilities[order])
     hits = np.cumsum(positive[order])
     f1 = 2 * hits / (np.arange(1, len(hits) + 1) + positives)
     possible = np.append(ranked[:-1] > ranked[1:], True)  # no threshold parts equal scores
@@ -176,6 +176,7 @@ def _sigmoid(odds: Floats) -> Floats:
     return np.exp(-np.logaddexp(0, -odds))
 
 
-def _logit(probabilities: Floats) -> Floats:
+def log_odds(probabilities: Floats) -> Floats:
+    """Log-odds of probabilities, finite at 0 and 1."""
     inside = np.clip(probabilities, 1e-15, 1 - 1e-15)
     return np.log(inside) - np.log1p(-inside)

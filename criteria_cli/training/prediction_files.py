@@ -1,0 +1,157 @@
+"""Predictions for a file of posts: read, scored and written piece by piece.
+
+What is done stands beside the result under another name, with a note of how far it is whole, so
+that a stopped run goes on from there. Only a finished result gets its name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from criteria_cli.data.tables import read_table, wrong_row
+from criteria_cli.errors import Saved, UsageError
+from criteria_cli.study.prediction import (
+    PredictOrder,
+    PredictProgress,
+    PredictReport,
+    PredictResult,
+)
+from criteria_cli.training.durable import sha256_of
+from criteria_cli.training.export import RECORD
+from criteria_cli.training.predict import Predictor
+from criteria_cli.training.prediction_writer import FORMATS, PredictionWriter, pyarrow
+from criteria_cli.training.threads import settle
+
+_POSTS = 32
+"""Posts scored between two signs of life."""
+_TEXT_COLUMNS = ("post", "text")
+
+
+def predict_file(order: PredictOrder, report: PredictReport) -> PredictResult:
+    """Score every post of a file against every criterion of a model.
+
+    Rows of the result: `post_id`, `criterion_id`, `probability`, `prediction`; with `evidence`, the
+    places of the sentences that carry it; no text unless `include_text`.
+
+    Raises:
+        UsageError: input, model or output cannot be used.
+        MachineError: no such device, or Parquet without pyarrow.
+        Saved: `report` answered False; the same order goes on.
+    """
+    started = time.monotonic()
+    _check_output(order)
+    posts = _Posts(order)
+    settle(order.threads)
+    predictor = Predictor(order.model_dir, device=order.device)
+    writer = PredictionWriter(order, posts.fingerprint)
+    counts, resumed = writer.counts, writer.counts.posts
+    scored = 0
+    for chunk in _chunks(posts, counts.posts):
+        begun = counts.posts - resumed
+        predictions = predictor.predict(chunk, abstain=order.abstain, evidence=order.evidence)
+        counts.cut += int(predictor.cut(list(chunk.values())).sum())
+        writer.write(chunk, predictions)
+        scored = begun + len(chunk)
+        rate = scored / max(time.monotonic() - started, 1e-9)
+        if not report(PredictProgress(counts.posts, posts.total, rate)):
+            writer.save()
+            raise Saved(
+                f"stopped after {counts.posts} of {posts.total} posts, all of them saved",
+                hint="run the same command again to go on",
+                code="saved.predict",
+            )
+    writer.finish()
+    return PredictResult(
+        out=order.out,
+        posts=counts.posts,
+        pairs=counts.pairs,
+        positives=counts.positives,
+        abstained=counts.abstained,
+        cut=counts.cut,
+        resumed=resumed,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _check_output(order: PredictOrder) -> None:
+    if order.out.suffix.lower() not in FORMATS:
+        raise UsageError(
+            f"`{order.out.name}`: cannot write {order.out.suffix or 'a file without an ending'}, "
+            "use .csv, .jsonl or .parquet",
+            code="predict.format",
+        )
+    if order.out.exists() and not order.overwrite:
+        raise UsageError(
+            f"`{order.out.name}` exists already",
+            hint="name another file with --out, or add --overwrite",
+            code="predict.exists",
+        )
+    if not order.out.parent.is_dir():
+        raise UsageError(f"the folder of `{order.out.name}` does not exist", code="predict.folder")
+    if order.out.suffix.lower() == ".parquet":
+        pyarrow()
+
+
+class _Posts:
+    """The posts of the input in its order, each id once."""
+
+    def __init__(self, order: PredictOrder) -> None:
+        self._order = order
+        self._column = order.text_column or self._find_column()
+        self.total = 0
+        texts: dict[str, bytes] = {}
+        for row, post_id, text in self._rows():
+            digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+            if not post_id:
+                raise wrong_row(order.input, row, "the post id is empty", code="data.post_id")
+            if not text.strip():
+                raise wrong_row(
+                    order.input, row, f"column `{self._column}` is empty", code="data.blank"
+                )
+            if texts.setdefault(post_id, digest) != digest:
+                raise wrong_row(
+                    order.input, row, "the post id has had another text", code="data.two_texts"
+                )
+        self.total = len(texts)
+        settings = [order.abstain, order.evidence, order.include_text, order.id_column]
+        content = [sha256_of(order.input), self._column, settings, _model_digest(order.model_dir)]
+        self.fingerprint = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        seen: set[str] = set()
+        for _, post_id, text in self._rows():
+            if post_id not in seen:
+                seen.add(post_id)
+                yield post_id, text
+
+    def _rows(self) -> Iterator[tuple[int, str, str]]:
+        columns = (self._order.id_column, self._column)
+        for row, (post_id, text) in read_table(self._order.input, columns):
+            yield row, post_id.strip(), text
+
+    def _find_column(self) -> str:
+        for name in _TEXT_COLUMNS[:-1]:
+            try:
+                next(read_table(self._order.input, (self._order.id_column, name)), None)
+            except UsageError as error:
+                if error.code == "data.column" and f"`{name}`" in error.message:
+                    continue
+                raise
+            return name
+        return _TEXT_COLUMNS[-1]
+
+
+def _model_digest(directory: Path) -> str:
+    record = directory / RECORD
+    return sha256_of(record) if record.is_file() else ""
+
+
+def _chunks(posts: _Posts, done: int) -> Iterator[dict[str, str]]:
+    rest = islice(iter(posts), done, None)
+    while chunk := dict(islice(rest, _POSTS)):
+        yield chunk

@@ -215,14 +215,14 @@ EVERYDAY: tuple[Pattern, ...] = (
 """What says nothing about any criterion."""
 
 SHARES: dict[str, float] = {
-    "DEPRESSED_MOOD": 0.26,
-    "ANHEDONIA": 0.15,
-    "APPETITE_CHANGE": 0.10,
-    "SLEEP_ISSUES": 0.17,
-    "PSYCHOMOTOR": 0.08,
-    "FATIGUE": 0.15,
-    "WORTHLESSNESS": 0.24,
-    "COGNITIVE_ISSUES": 0.11,
-    "SUICIDAL_THOUGHTS": 0.14,
+    "DEPRESSED_MOOD": 0.40,
+    "ANHEDONIA": 0.10,
+    "APPETITE_CHANGE": 0.05,
+    "SLEEP_ISSUES": 0.12,
+    "PSYCHOMOTOR": 0.04,
+    "FATIGUE": 0.11,
+    "WORTHLESSNESS": 0.34,
+    "COGNITIVE_ISSUES": 0.07,
+    "SUICIDAL_THOUGHTS": 0.15,
 }
-"""The share of posts that show a criterion."""
+"""The share of posts that show a criterion; as uneven as in ReDSM5."""

@@ -30,8 +30,9 @@ CATALOGUE = "dsm5-mdd"
 """The criteria that the sentences are about."""
 
 _POSTS_PER_AUTHOR = 1.6
+_AFFECTED_SHARE = 0.55
 _DENYING_SHARE = 0.3
-_EVERYDAY_MEDIAN, _EVERYDAY_SPREAD, _EVERYDAY_MOST = 5.0, 0.7, 150
+_EVERYDAY_MEDIAN, _EVERYDAY_SPREAD, _EVERYDAY_MOST = 3.5, 0.8, 150
 _EVERYDAY = -1
 
 
@@ -101,7 +102,10 @@ def _draw(posts: int, seed: int) -> tuple[_Sentences, list[str]]:
     numpy's legacy generator is used because its stream never changes between versions.
     """
     random = np.random.RandomState(seed)
-    shows = random.random_sample((posts, len(SHARES))) < np.array(list(SHARES.values()))
+    # some posts show nothing at all, the others several criteria at once, as real ones do
+    affected = random.random_sample((posts, 1)) < _AFFECTED_SHARE
+    shares = np.array(list(SHARES.values())) / _AFFECTED_SHARE
+    shows = affected & (random.random_sample((posts, len(SHARES))) < shares)
     shown_post, shown_criterion = np.nonzero(shows)
     repeats = random.randint(1, 4, len(shown_post))
     denied = random.randint(0, len(SHARES), posts)

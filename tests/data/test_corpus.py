@@ -221,7 +221,7 @@ def test_a_sample_takes_whole_blocks_and_keeps_their_pairs(synthetic: Corpus) ->
 
 
 def test_nobody_sees_a_text_by_accident(synthetic: Corpus) -> None:
-    assert repr(synthetic) == str(synthetic) == "Corpus(posts=160, pairs=1440, positives=231)"
+    assert repr(synthetic) == str(synthetic) == "Corpus(posts=160, pairs=1440, positives=242)"
 
 
 def test_files_that_everybody_may_read_are_warned_about(put: Callable[..., Path]) -> None:

@@ -5,8 +5,12 @@ Heavy libraries are imported inside the functions, so that `--help` pays for non
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
+
+from criteria_cli.failpoints import TESTING
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,9 +43,32 @@ def search(definition: Definition, options: SearchOptions, observer: Observer) -
         WorkError: three failures in a row on this machine, or the study is paused by failures.
         KeyboardInterrupt: the second Ctrl-C.
     """
+    from criteria_cli.data.corpus import load_corpus
     from criteria_cli.hpo import supervisor
+    from criteria_cli.hpo.device_locks import Card
+    from criteria_cli.training import threads
 
-    return supervisor.search(definition, options, observer)
+    corpus = load_corpus(definition.spec.data, definition.base)
+    asks_for_cards = options.device != "cpu"
+    machine = supervisor.Machine(
+        cards=[Card(card.device, card.identity, card.name) for card in visible_devices()]
+        if asks_for_cards
+        else [],
+        command=_trainer_command(),
+        environment=lambda count: {**os.environ, **threads.environment(count)},
+        threads=threads.share,
+        data_sha256=corpus.sha256,
+        pairs=len(corpus),
+    )
+    return supervisor.search(definition, options, observer, machine)
+
+
+def _trainer_command() -> list[str]:
+    """How a trainer is started; tests put a stand-in in its place."""
+    stand_in = os.environ.get("CRITERIA_TRAINER")
+    if TESTING and stand_in:
+        return [sys.executable, stand_in]
+    return [sys.executable, "-m", "criteria_cli.training.serve"]
 
 
 def study_status(storage: str, name: str) -> StudyStatus:
@@ -180,6 +207,6 @@ def predict(order: PredictOrder, report: PredictReport) -> PredictResult:
         UsageError: the model or the file cannot be used.
         Saved: `report` asked to stop; the same order goes on.
     """
-    from criteria_cli.training import predict as prediction
+    from criteria_cli.training import prediction_files
 
-    return prediction.predict(order, report)
+    return prediction_files.predict_file(order, report)

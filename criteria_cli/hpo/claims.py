@@ -1,0 +1,217 @@
+"""Which trial a free worker takes: one left behind, or a new one while the budget lasts.
+
+Everything happens in one transaction under the study's lock: dead holders are found, trials are
+counted, Optuna samples, and the owner is written. Whenever a worker dies, either all of it stands
+or nothing, so every running trial has an owner and the budget is met exactly.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import optuna
+import sqlalchemy as sa
+from optuna.trial import TrialState
+
+from criteria_cli.failpoints import failpoint
+from criteria_cli.hpo import leases as lease_rows
+from criteria_cli.hpo.endings import fail
+from criteria_cli.hpo.leases import Lease
+from criteria_cli.hpo.optuna_store import OpenStudy
+from criteria_cli.hpo.optuna_tables import FINISHED, trial_counts
+from criteria_cli.hpo.search import sampler_for, suggest
+from criteria_cli.hpo.tables import attempts, decisions, epochs, folds, leases, studies, workers
+from criteria_cli.study.spec import Scalar, StudySpec
+from criteria_cli.study.trial import FoldReport
+
+LOST_IN_A_ROW = 5
+"""A trial is failed after so many workers died on it without an epoch in between."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A trial of our own."""
+
+    lease: Lease
+    params: Mapping[str, Scalar]
+    attempt: int
+    adopted_from: str | None
+    """The worker that had it before."""
+    folds: tuple[FoldReport, ...]
+    """Finished before."""
+    decided: str | None
+    """The reason, if the pruner has stopped it already."""
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """No trial to take."""
+
+    why: Literal["finished", "wait", "paused"]
+    """`wait`: others still run the last ones, and may fail them."""
+    cause: str = ""
+
+
+@dataclass(frozen=True)
+class Claimer:
+    """What a worker claims with."""
+
+    spec: StudySpec
+    worker: str
+    lease_s: float
+    is_dead: Callable[[str], bool]
+    """Whether a worker of this machine, by id, is known to have ended."""
+    may_judge: Callable[[sa.Connection], bool]
+    """Whether leases that ran out may be taken: not while the store has just been away."""
+
+    def claim(self, connection: sa.Connection, opened: OpenStudy) -> Claim | Nothing:
+        """Take a trial, or say why there is none. Call it in a transaction of its own."""
+        name = self.spec.name
+        row = connection.execute(
+            sa.select(studies.c.target, studies.c.paused)
+            .where(studies.c.name == name)
+            .with_for_update()  # the study's lock
+        ).one()
+        with opened.within(connection) as study:
+            left = self._left_behind(connection, study)
+            if left is not None:
+                return left
+            if row.paused is not None:
+                return Nothing("paused", str(row.paused))
+            counts = trial_counts(connection, name)
+            finished = sum(counts.get(state, 0) for state in FINISHED)
+            if finished >= row.target:
+                return Nothing("finished")
+            if finished + counts.get("RUNNING", 0) >= row.target:
+                return Nothing("wait")
+            opened.made_trial()
+            return self._new(connection, study)
+
+    def _new(self, connection: sa.Connection, study: optuna.Study) -> Claim:
+        trial = study.ask()
+        failpoint("claim.asked")
+        study.sampler = sampler_for(self.spec, trial.number)
+        params = suggest(self.spec, trial)
+        lease = Lease(self.spec.name, trial.number, trial._trial_id, 1, self.worker)  # noqa: SLF001
+        lease_rows.grant(connection, lease, seconds=self.lease_s, epochs_before=0)
+        failpoint("claim.granted")
+        return Claim(lease, params, 1, None, (), None)
+
+    def _left_behind(self, connection: sa.Connection, study: optuna.Study) -> Claim | None:
+        for row in self._candidates(connection):
+            reported = _epochs_of(connection, self.spec.name, row.trial)
+            lease = lease_rows.take(
+                connection,
+                self.spec.name,
+                row.trial,
+                row.token,
+                worker=self.worker,
+                seconds=self.lease_s,
+                epochs_before=reported,
+            )
+            if lease is None:
+                continue
+            if self._hopeless(connection, lease, reported):
+                message = f"{LOST_IN_A_ROW} workers in a row died on it"
+                fail(connection, study, lease, "killed", message)
+                continue
+            failpoint("claim.adopted")
+            return self._adopted(connection, study, lease, row.holder)
+        return None
+
+    def _candidates(self, connection: sa.Connection) -> list[sa.Row[tuple[int, int, str]]]:
+        """Trials without a living holder: ours of a claim that we never heard of come first."""
+        over = lease_rows.expired(connection)
+        rows = connection.execute(
+            sa.select(
+                leases.c.trial,
+                leases.c.token,
+                leases.c.worker,
+                sa.func.coalesce(workers.c.name, "").label("holder"),
+                sa.or_(leases.c.worker.is_(None), leases.c.worker == self.worker).label("free"),
+                over.label("over"),
+            )
+            .select_from(leases.outerjoin(workers, workers.c.id == leases.c.worker))
+            .where(leases.c.study == self.spec.name)
+            .order_by(leases.c.trial)
+        ).all()
+        judge = any(row.over and not row.free for row in rows) and self.may_judge(connection)
+        return [
+            row
+            for row in rows
+            if row.free or (row.over and judge) or (row.worker and self.is_dead(row.worker))
+        ]
+
+    def _hopeless(self, connection: sa.Connection, lease: Lease, reported: int) -> bool:
+        """Whether holders keep dying on it without getting anywhere."""
+        rows = connection.execute(
+            sa.select(attempts.c.outcome, attempts.c.epochs_before)
+            .where(
+                attempts.c.study == lease.study,
+                attempts.c.trial == lease.trial,
+                attempts.c.token < lease.token,
+            )
+            .order_by(attempts.c.token.desc())
+            .limit(LOST_IN_A_ROW)
+        ).all()
+        return len(rows) == LOST_IN_A_ROW and all(
+            row.outcome == "lost" and row.epochs_before == reported for row in rows
+        )
+
+    def _adopted(
+        self, connection: sa.Connection, study: optuna.Study, lease: Lease, holder: str
+    ) -> Claim:
+        trial = optuna.trial.Trial(study, lease.trial_id)
+        stored = connection.execute(
+            sa.select(folds.c.report)
+            .where(folds.c.study == lease.study, folds.c.trial == lease.trial)
+            .order_by(folds.c.fold)
+        ).scalars()
+        decided = connection.execute(
+            sa.select(decisions.c.reason).where(
+                decisions.c.study == lease.study, decisions.c.trial == lease.trial
+            )
+        ).scalar()
+        params = suggest(self.spec, trial)  # as they were drawn; a half-drawn trial cannot exist
+        before = _last_holder(connection, lease) or holder
+        reports = tuple(FoldReport(**json.loads(text)) for text in stored)
+        return Claim(lease, params, lease.token, before, reports, decided)
+
+
+def _last_holder(connection: sa.Connection, lease: Lease) -> str | None:
+    return connection.execute(
+        sa.select(attempts.c.worker_name)
+        .where(
+            attempts.c.study == lease.study,
+            attempts.c.trial == lease.trial,
+            attempts.c.token < lease.token,
+        )
+        .order_by(attempts.c.token.desc())
+        .limit(1)
+    ).scalar()
+
+
+def _epochs_of(connection: sa.Connection, study: str, trial: int) -> int:
+    counted = sa.select(sa.func.count()).where(epochs.c.study == study, epochs.c.trial == trial)
+    return int(connection.execute(counted).scalar_one())
+
+
+def finish_orphans(connection: sa.Connection, opened: OpenStudy) -> int:
+    """Fail running trials without a lease: another program made them. How many there were."""
+    with opened.within(connection) as study:
+        held = set(
+            connection.execute(
+                sa.select(leases.c.trial).where(leases.c.study == study.study_name)
+            ).scalars()
+        )
+        orphans = [
+            trial.number
+            for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+            if trial.number not in held
+        ]
+        for number in orphans:
+            study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+    return len(orphans)

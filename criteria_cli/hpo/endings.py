@@ -1,0 +1,193 @@
+"""How a trial leaves a worker: told to Optuna for good, or given back for somebody to go on.
+
+Every ending holds the lease first, and may be repeated: an ending whose acknowledgement was lost
+finds its own attempt closed and is done.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import optuna
+import sqlalchemy as sa
+from optuna.trial import TrialState
+
+from criteria_cli.failpoints import failpoint
+from criteria_cli.hpo import leases as lease_rows
+from criteria_cli.hpo.clock import now
+from criteria_cli.hpo.leases import Lease, LeaseLost
+from criteria_cli.hpo.optuna_store import OpenStudy
+from criteria_cli.hpo.optuna_tables import trials, trials_of
+from criteria_cli.hpo.reports import store_fold
+from criteria_cli.hpo.tables import attempts, decisions, studies
+from criteria_cli.study.trial import FoldReport
+
+OUTCOMES = ("complete", "pruned", "failed", "retried", "yielded", "lost")
+"""`retried`: failed in a way that another attempt may not. `lost`: its worker died."""
+
+RETRIED_CAUSES = ("crashed", "killed", "stuck")
+"""Failures of a process, not of a trial."""
+OWN_FAILURES = 2
+"""Attempts that may fail so before the trial does."""
+FIRST_FAILURES = 5
+"""A study pauses when so many of its first trials fail for one reason."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What to tell."""
+
+    outcome: Literal["complete", "pruned", "failed", "yielded"]
+    folds: Sequence[FoldReport] = ()
+    cause: str = ""
+    """For failures, a word of `CAUSES`."""
+    message: str = ""
+
+    @property
+    def score(self) -> float | None:
+        """Mean over the finished folds."""
+        if not self.folds:
+            return None
+        return sum(fold.score for fold in self.folds) / len(self.folds)
+
+
+def finish(connection: sa.Connection, opened: OpenStudy, lease: Lease, ending: Ending) -> str:
+    """Record an ending; what it became, a word of `OUTCOMES`.
+
+    Raises:
+        LeaseLost: the trial is somebody else's.
+    """
+    try:
+        lease_rows.hold(connection, lease)
+    except LeaseLost:
+        known = _recorded(connection, lease)
+        if known is None:
+            raise
+        return known
+    with opened.within(connection) as study:
+        for fold in ending.folds:
+            store_fold(connection, lease, fold)
+        if ending.outcome == "yielded":
+            return _leave(connection, lease, "yielded")
+        if ending.outcome == "failed":
+            if (
+                ending.cause in RETRIED_CAUSES
+                and _own_failures(connection, lease) < OWN_FAILURES - 1
+            ):
+                return _leave(connection, lease, "retried", ending.cause, ending.message)
+            fail(connection, study, lease, ending.cause, ending.message)
+            return "failed"
+        _tell(connection, study, lease, ending)
+    return ending.outcome
+
+
+def _tell(connection: sa.Connection, study: optuna.Study, lease: Lease, ending: Ending) -> None:
+    score = ending.score
+    trial = optuna.trial.Trial(study, lease.trial_id)
+    trial.set_user_attr("folds", {str(fold.fold): fold.score for fold in ending.folds})
+    if ending.outcome == "complete":
+        if score is None or not math.isfinite(score):
+            fail(connection, study, lease, "nan_loss", "the score is not a number")
+            return
+        connection.execute(  # a stop that came too late did not stop it
+            sa.delete(decisions).where(
+                decisions.c.study == lease.study, decisions.c.trial == lease.trial
+            )
+        )
+        study.tell(trial, float(score))
+    else:
+        study.tell(trial, state=TrialState.PRUNED)
+    failpoint("tell.told")
+    _close(connection, lease, ending.outcome)
+    lease_rows.end(connection, lease)
+
+
+def fail(
+    connection: sa.Connection, study: optuna.Study, lease: Lease, cause: str, message: str
+) -> None:
+    """Fail a trial that we hold, and pause the study if its first ones all fail alike."""
+    study.tell(optuna.trial.Trial(study, lease.trial_id), state=TrialState.FAIL)
+    _close(connection, lease, "failed", cause, message)
+    lease_rows.end(connection, lease)
+    if _first_all_failed(connection, lease.study, cause):
+        connection.execute(
+            sa.update(studies).where(studies.c.name == lease.study).values(paused=cause)
+        )
+
+
+def _leave(
+    connection: sa.Connection, lease: Lease, outcome: str, cause: str = "", message: str = ""
+) -> str:
+    _close(connection, lease, outcome, cause, message)
+    lease_rows.give_back(connection, lease)
+    return outcome
+
+
+def _close(
+    connection: sa.Connection, lease: Lease, outcome: str, cause: str = "", message: str = ""
+) -> None:
+    connection.execute(
+        sa.update(attempts)
+        .where(_attempt(lease))
+        .values(ended_at=now(), outcome=outcome, cause=cause or None, message=message[:500] or None)
+    )
+
+
+def _recorded(connection: sa.Connection, lease: Lease) -> str | None:
+    """How this very attempt ended, if we recorded that before."""
+    return connection.execute(
+        sa.select(attempts.c.outcome).where(
+            _attempt(lease), attempts.c.worker == lease.worker, attempts.c.outcome != "lost"
+        )
+    ).scalar()
+
+
+def _attempt(lease: Lease) -> sa.ColumnElement[bool]:
+    return sa.and_(
+        attempts.c.study == lease.study,
+        attempts.c.trial == lease.trial,
+        attempts.c.token == lease.token,
+    )
+
+
+def _own_failures(connection: sa.Connection, lease: Lease) -> int:
+    counted = sa.select(sa.func.count()).where(
+        attempts.c.study == lease.study,
+        attempts.c.trial == lease.trial,
+        attempts.c.outcome == "retried",
+    )
+    return int(connection.execute(counted).scalar_one())
+
+
+def _first_all_failed(connection: sa.Connection, study: str, cause: str) -> bool:
+    """Whether the trials since the study was last looked at began with failures of one kind."""
+    since = connection.execute(
+        sa.select(studies.c.judged_from).where(studies.c.name == study)
+    ).scalar_one()
+    states = (
+        connection.execute(
+            trials_of(study)
+            .with_only_columns(sa.cast(trials.c.state, sa.String))
+            .where(trials.c.number >= since)
+        )
+        .scalars()
+        .all()
+    )
+    failed = sum(state == "FAIL" for state in states)
+    if failed < FIRST_FAILURES or any(state in ("COMPLETE", "PRUNED") for state in states):
+        return False
+    causes = (
+        connection.execute(
+            sa.select(attempts.c.cause)
+            .where(
+                attempts.c.study == study, attempts.c.trial >= since, attempts.c.outcome == "failed"
+            )
+            .distinct()
+        )
+        .scalars()
+        .all()
+    )
+    return set(causes) == {cause}

@@ -1,0 +1,245 @@
+"""The store is made once under a lock; after that workers only check it.
+
+Eight first starters at once would otherwise break each other's `create table`. Each step under the
+lock can be repeated, and the study's own row is written last: a crash in between is completed by
+the next who comes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import optuna
+import sqlalchemy as sa
+
+from criteria_cli.errors import StoreError
+from criteria_cli.failpoints import failpoint
+from criteria_cli.hpo import sqlite_file
+from criteria_cli.hpo.clock import now
+from criteria_cli.hpo.engine import make_engine
+from criteria_cli.hpo.identity import Identity, refuse_difference
+from criteria_cli.hpo.optuna_store import joined
+from criteria_cli.hpo.optuna_tables import studies as optuna_studies
+from criteria_cli.hpo.optuna_tables import trial_counts
+from criteria_cli.hpo.runs_folder import RunsFolder
+from criteria_cli.hpo.schema import check_versions, read_versions, upgrade
+from criteria_cli.hpo.tables import studies
+from criteria_cli.hpo.trouble import store_error
+from criteria_cli.hpo.url import StoreUrl
+
+LOCK_S = 120
+"""How long to wait for another starter that makes the tables."""
+CROWDED_S = 300
+"""How long to wait for a free connection, or for a server that is starting up."""
+
+_ADVISORY = 0x63726974  # "crit"
+_CROWDED = ("too many clients", "remaining connection slots", "starting up", "recovery mode")
+
+
+def prepare(
+    url: StoreUrl,
+    identity: Identity,
+    *,
+    trials: int | None = None,
+    folder: RunsFolder | None = None,
+) -> str:
+    """Make the tables and the study, or check that this worker may join it.
+
+    Args:
+        identity: the study as this worker would run it; its name is the study's.
+        trials: a new budget; None keeps the study's.
+        folder: refused if it holds results of another study.
+
+    Returns:
+        The study's unique id, the same for all of its workers.
+
+    Raises:
+        StoreError: it cannot be reached, is damaged, or has other tables.
+        UsageError: the study in the store was made with other settings, data or versions.
+    """
+    if url.is_sqlite:
+        sqlite_file.check_folder(url)
+        sqlite_file.check_health(url)
+    engine = make_engine(url)
+    try:
+        return _patiently(lambda: _prepare(url, engine, identity, trials, folder))
+    except (sa.exc.SQLAlchemyError, optuna.exceptions.OptunaError) as error:
+        raise store_error(error, url) from error
+    finally:
+        engine.dispose()
+
+
+def _patiently(work: object) -> str:
+    """Wait where the server is full or starting; anything else is told at once."""
+    assert callable(work)
+    began, pause = time.monotonic(), 0.5
+    while True:
+        try:
+            return str(work())
+        except sa.exc.OperationalError as error:
+            crowded = any(sign in str(error.orig).lower() for sign in _CROWDED)
+            if not crowded or time.monotonic() - began > CROWDED_S:
+                raise
+        logging.getLogger(__name__).info("the store is full or starting up, waiting")
+        time.sleep(pause)
+        pause = min(pause * 1.5, 10.0)
+
+
+def _prepare(
+    url: StoreUrl,
+    engine: sa.Engine,
+    identity: Identity,
+    trials: int | None,
+    folder: RunsFolder | None,
+) -> str:
+    if url.is_sqlite and not url.path.exists():
+        uid = None  # looking would make the file
+    else:
+        with engine.begin() as connection:
+            versions = read_versions(connection)
+            check_versions(versions)
+            uid = _join(connection, identity, trials) if versions.ready else None
+            if folder is not None:
+                folder.refuse_other(uid)
+    if uid is not None:
+        return uid
+    if folder is not None:
+        folder.refuse_other(None)
+    with exclusive(url):
+        with engine.begin() as connection:
+            versions = read_versions(connection)
+            check_versions(versions)
+        if not versions.ready:
+            _make_tables(url, engine)
+        failpoint("prepare.tables")
+        with engine.begin() as connection:
+            return _join(connection, identity, trials) or _found(
+                engine, connection, identity, trials
+            )
+
+
+def _join(connection: sa.Connection, identity: Identity, trials: int | None) -> str | None:
+    """The uid of the study, if it exists and is the same; refused if it differs."""
+    name = identity.spec.name
+    row = connection.execute(sa.select(studies).where(studies.c.name == name)).one_or_none()
+    if row is None:
+        return None
+    refuse_difference(
+        name,
+        settings=json.loads(row.identity),
+        data_sha256=row.data_sha256,
+        versions=json.loads(row.versions),
+        here=identity,
+    )
+    changes: dict[str, object] = {}
+    if trials is not None and trials != row.target:
+        changes["target"] = trials
+    if row.paused is not None:  # somebody starts a worker again, having looked
+        changes |= {"paused": None, "judged_from": _trials(connection, name)}
+    if changes:
+        connection.execute(sa.update(studies).where(studies.c.name == name).values(changes))
+    return str(row.uid)
+
+
+def _found(
+    engine: sa.Engine, connection: sa.Connection, identity: Identity, trials: int | None
+) -> str:
+    spec = identity.spec
+    uid = uuid.uuid4().hex
+    there = sa.select(optuna_studies.c.study_id).where(optuna_studies.c.study_name == spec.name)
+    if connection.execute(there).scalar() is None:
+        with joined(engine, connection) as storage:
+            storage.create_new_study([optuna.study.StudyDirection.MAXIMIZE], spec.name)
+    failpoint("prepare.study")
+    connection.execute(
+        sa.insert(studies).values(
+            name=spec.name,
+            uid=uid,
+            definition=json.dumps(spec.to_json()),
+            identity=json.dumps(identity.settings),
+            data_sha256=identity.data_sha256,
+            pairs=identity.pairs,
+            versions=json.dumps(dict(identity.versions)),
+            target=trials if trials is not None else spec.budget.trials,
+            created_at=now(),
+            judged_from=0,
+        )
+    )
+    return uid
+
+
+def _trials(connection: sa.Connection, name: str) -> int:
+    return sum(trial_counts(connection, name).values())
+
+
+def _make_tables(url: StoreUrl, engine: sa.Engine) -> None:
+    if url.is_sqlite and not url.path.exists():
+        os.close(os.open(url.path, os.O_CREAT | os.O_WRONLY, 0o600))
+    address = url.sqlalchemy.render_as_string(hide_password=False)
+    storage = optuna.storages.RDBStorage(
+        address.replace("{", "{{").replace("}", "}}"),  # Optuna formats it
+        engine_kwargs={"hide_parameters": True, "poolclass": sa.pool.NullPool},
+    )
+    storage.remove_session()
+    storage.engine.dispose()
+    failpoint("prepare.optuna")
+    with engine.begin() as connection:
+        upgrade(connection)
+
+
+@contextmanager
+def exclusive(url: StoreUrl) -> Iterator[None]:
+    """One process at a time, over every host that shares the store. Ends with its holder.
+
+    Raises:
+        StoreError: another holds it for two minutes.
+    """
+    if url.is_sqlite:
+        with _file_lock(url):
+            yield
+        return
+    engine = sa.create_engine(url.sqlalchemy, poolclass=sa.pool.NullPool, hide_parameters=True)
+    # The transaction's lock, not the session's: it survives a transaction pooler, and a frozen
+    # holder loses it with its connection.
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"set local idle_in_transaction_session_timeout = '{LOCK_S}s'")
+        for _ in _attempts():
+            if connection.execute(sa.select(sa.func.pg_try_advisory_xact_lock(_ADVISORY))).scalar():
+                break
+        yield
+
+
+@contextmanager
+def _file_lock(url: StoreUrl) -> Iterator[None]:
+    path = url.path.with_name(url.path.name + ".lock")
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+    except OSError:
+        raise StoreError(
+            f"storage: `{url.label}` is not writable", code="store.read_only"
+        ) from None
+    try:
+        for _ in _attempts():
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                continue
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _attempts() -> Iterator[None]:
+    began = time.monotonic()
+    while time.monotonic() - began < LOCK_S:
+        yield
+        time.sleep(0.05)
+    raise StoreError("storage: another process is making the tables", code="store.busy")

@@ -1,0 +1,78 @@
+"""The study's folder on this machine, and whose results lie in it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from criteria_cli.errors import MachineError, StoreError
+from criteria_cli.study.durable import private_folder, read_json, write_json
+
+MARK = "study.json"
+LEAST_FREE_BYTES = 100 * 2**20
+
+
+@dataclass(frozen=True)
+class RunsFolder:
+    """A study's folder.
+
+    Attributes:
+        uid: of the study whose results it holds; None if it holds none.
+        trials: how many trials left something in it.
+    """
+
+    path: Path
+    uid: str | None
+    trials: int
+
+    def refuse_other(self, uid: str | None) -> None:
+        """Raise if the folder holds results of another study than `uid` (None: a new one).
+
+        Raises:
+            StoreError: naming what to do.
+        """
+        if self.uid is None or self.uid == uid or self.trials == 0:
+            return
+        name = self.path.name
+        found = "has no study" if uid is None else "has another study"
+        raise StoreError(
+            f"storage {found} `{name}`, but `{self.path.parent.name}/{name}` holds "
+            f"{self.trials} trials of one",
+            hint="give the storage it was made with, or another `--name`; to start afresh, remove "
+            "that folder",
+            code="store.other_runs",
+        )
+
+    def keep(self, uid: str) -> None:
+        """Write down whose folder it is."""
+        if self.uid != uid:
+            write_json(self.path / MARK, {"schema": "criteria.runs/1", "uid": uid})
+
+
+def claim_folder(path: Path) -> RunsFolder:
+    """Make the folder, or look into it.
+
+    Raises:
+        MachineError: it cannot be written, or the disk is nearly full.
+    """
+    shown = f"{path.parent.name}/{path.name}"
+    try:
+        private_folder(path)
+    except OSError as error:
+        raise MachineError(
+            f"cannot write to `{shown}`: {(error.strerror or '').lower()}", code="machine.runs"
+        ) from None
+    free = os.statvfs(path)
+    if not os.access(path, os.W_OK) or free.f_flag & os.ST_RDONLY:
+        raise MachineError(f"cannot write to `{shown}`: permission denied", code="machine.runs")
+    free_bytes = free.f_bavail * free.f_frsize
+    if free_bytes < LEAST_FREE_BYTES:
+        raise MachineError(
+            f"`{shown}` has {free_bytes // 2**20} MiB free, a study needs at least "
+            f"{LEAST_FREE_BYTES // 2**20}",
+            code="machine.disk",
+        )
+    mark = read_json(path / MARK)
+    trials = sum(1 for folder in path.glob("trial-*") if folder.is_dir())
+    return RunsFolder(path, mark.get("uid") if mark else None, trials)

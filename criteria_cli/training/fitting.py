@@ -173,11 +173,19 @@ class _Search:
             # far enough from the first that a bend near it does not matter, surely inside the cap
             room = 0.5 * (self.cap - low.reserved) / line.row
             return max(2, min(_SECOND_ROWS, 1 + int(room), top))
+        failures = 0
+        for seen in reversed(self.trained):
+            if seen.fits:
+                break
+            failures += 1
+        if failures:
+            # the line is rarely far off: back by 1, then by 2, 4, ...
+            return max(low.rows + 1, top + 1 - 2 ** (failures - 1))
         above = max(0, low.reserved - low.requested)
         reach = int((self.cap - above - line.base) / line.row)
-        if len(self.trained) == 2 and reach > low.rows:
-            return min(top, reach)
         between = top - low.rows
+        if reach > low.rows:
+            return min(top, reach)
         return low.rows + (between // 2 if between > 2 else 1)
 
     def _does_not_fit(self) -> MachineError:

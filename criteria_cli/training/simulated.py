@@ -34,7 +34,7 @@ class SimulatedCard:
 
     kind: Kind = "simulated"
     index = 0
-    torch_device = torch.device("cpu")
+    torch_device = torch.device("cpu", 0)
     supports_bf16 = True
 
     def __init__(
@@ -68,6 +68,7 @@ class SimulatedCard:
         self._cap: int | None = None
         self._memory = CachingAllocator(expandable=expandable)
         self._charged: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+        self._on_host: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
     @property
     def name(self) -> str:
@@ -153,12 +154,26 @@ class SimulatedCard:
     def release(self, block: Block) -> None:
         self._memory.release(block)
 
+    def leave_on_host(self, tensor: torch.Tensor) -> None:
+        """Never count this tensor's storage: it is the host's."""
+        storage = tensor.untyped_storage()
+        key, table = id(storage), self._on_host
+
+        def died(reference: weakref.ref[torch.UntypedStorage]) -> None:
+            if table.get(key) is reference:
+                del table[key]
+
+        table[key] = weakref.ref(storage, died)
+
     def charge(self, tensor: torch.Tensor) -> None:
         """Count the tensor's storage, if it is not counted yet, until it dies."""
         storage = tensor.untyped_storage()
         key = id(storage)
         known = self._charged.get(key)
         if (known is not None and known() is storage) or storage.nbytes() == 0:
+            return
+        on_host = self._on_host.get(key)
+        if on_host is not None and on_host() is storage:
             return
         block = self.malloc(storage.nbytes())
         memory, table = self._memory, self._charged
@@ -177,8 +192,16 @@ class SimulatedCard:
         return physical if self._cap is None else min(physical, self._cap)
 
 
+_COPIES = ("aten::copy_", "aten::_foreach_copy_", "aten::_to_copy")
+"""Operations that move memory between host and card."""
+
+
 class _Charge(TorchDispatchMode):
-    """Charges every storage that an operation reads or makes, once, while it lives."""
+    """Charges every storage that an operation reads or makes, once, while it lives.
+
+    The card's tensors lie on `cpu:0` and the host's on `cpu`, which torch keeps apart only when
+    they are asked for. What is asked for on the host stays free until it is computed with.
+    """
 
     def __init__(self, card: SimulatedCard) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch's own
@@ -191,15 +214,23 @@ class _Charge(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        # what an operation on a card reads must be on it: parameters loaded before, for example
-        for value in tree_iter((args, kwargs)):
-            if isinstance(value, torch.Tensor):
-                self._card.charge(value)
+        name = func.name().partition(".")[0]
+        if name not in _COPIES:
+            # what is computed with must be on the card: parameters loaded before, for example
+            self._charge((args, kwargs))
+        asked = (kwargs or {}).get("device")
         result = func(*args, **(kwargs or {}))
-        for value in tree_iter(result):
+        if asked is not None and asked.type == "cpu" and asked.index is None:
+            if name.endswith("_like"):
+                self._card.leave_on_host(result)
+            return result
+        self._charge(result)
+        return result
+
+    def _charge(self, values: Any) -> None:
+        for value in tree_iter(values):
             if isinstance(value, torch.Tensor):
                 self._card.charge(value)
-        return result
 
 
 def parse(name: str) -> SimulatedCard:

@@ -298,6 +298,7 @@ class _Training:
         return self.order.directory / f"train-{fingerprint[:12]}", fingerprint
 
     def _checkpoints(self, folder: Path, fold: int, fingerprint: str) -> Checkpoints:
+        private_folder(folder)
         return Checkpoints(folder / "checkpoints", fold, fingerprint)
 
     def _go_on(self, result: FitResult) -> None:

@@ -48,24 +48,22 @@ def predict_file(order: PredictOrder, report: PredictReport) -> PredictResult:
     posts = _Posts(order)
     settle(order.threads)
     predictor = Predictor(order.model_dir, device=order.device)
-    writer = PredictionWriter(order, posts.fingerprint)
-    counts, resumed = writer.counts, writer.counts.posts
-    scored = 0
-    for chunk in _chunks(posts, counts.posts):
-        begun = counts.posts - resumed
-        predictions = predictor.predict(chunk, abstain=order.abstain, evidence=order.evidence)
-        counts.cut += int(predictor.cut(list(chunk.values())).sum())
-        writer.write(chunk, predictions)
-        scored = begun + len(chunk)
-        rate = scored / max(time.monotonic() - started, 1e-9)
-        if not report(PredictProgress(counts.posts, posts.total, rate)):
-            writer.save()
-            raise Saved(
-                f"stopped after {counts.posts} of {posts.total} posts, all of them saved",
-                hint="run the same command again to go on",
-                code="saved.predict",
-            )
-    writer.finish()
+    with PredictionWriter(order, posts.fingerprint) as writer:
+        counts, resumed = writer.counts, writer.counts.posts
+        begun = time.monotonic()
+        for chunk in _chunks(posts, counts.posts):
+            predictions = predictor.predict(chunk, abstain=order.abstain, evidence=order.evidence)
+            counts.cut += int(predictor.cut(list(chunk.values())).sum())
+            writer.write(chunk, predictions)
+            rate = (counts.posts - resumed) / max(time.monotonic() - begun, 1e-9)
+            if not report(PredictProgress(counts.posts, posts.total, rate)):
+                writer.save()
+                raise Saved(
+                    f"stopped after {counts.posts} of {posts.total} posts, all of them saved",
+                    hint="run the same command again to go on",
+                    code="saved.predict",
+                )
+        writer.finish()
     return PredictResult(
         out=order.out,
         posts=counts.posts,

@@ -37,7 +37,10 @@ class Counts:
 
 
 class PredictionWriter:
-    """The rows of a result, appended to a file beside it until it is whole."""
+    """The rows of a result, appended to a file beside it until it is whole.
+
+    A context that closes the file; what was saved stays for the next time.
+    """
 
     def __init__(self, order: PredictOrder, fingerprint: str) -> None:
         self._order = order
@@ -46,7 +49,7 @@ class PredictionWriter:
         self._note = order.out.with_name(f".{order.out.name}.partial.json")
         self._csv = order.out.suffix.lower() == ".csv"
         self.counts = self._take_up()
-        flags = os.O_RDWR | os.O_CREAT | (0 if self.counts.posts else os.O_TRUNC)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | (0 if self.counts.posts else os.O_TRUNC)
         try:
             self._file = open(os.open(self._partial, flags, 0o600), "r+b")  # noqa: SIM115, PTH123
         except OSError as error:
@@ -69,6 +72,12 @@ class PredictionWriter:
             if self._partial.stat().st_size >= counts.bytes:
                 return counts
         return Counts()
+
+    def __enter__(self) -> PredictionWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
 
     def write(self, posts: Mapping[str, str], predictions: Sequence[Prediction]) -> None:
         """Append the rows of some posts."""

@@ -1,0 +1,207 @@
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet
+import pytest
+
+from criteria_cli.errors import Saved, UsageError
+from criteria_cli.study.prediction import PredictOrder, PredictProgress
+from criteria_cli.training.predict import Predictor
+from criteria_cli.training.prediction_files import predict_file
+
+POSTS = {
+    f"p{number}": f"I cannot sleep since day {number}. The bus was late." for number in range(66)
+}
+
+
+def go_on(progress: PredictProgress) -> bool:
+    return True
+
+
+@pytest.fixture
+def order(model_dir: Path, tmp_path: Path) -> PredictOrder:
+    source = tmp_path / "posts.csv"
+    write_posts(source, 8)
+    return PredictOrder(model_dir, source, tmp_path / "scores.csv", device="cpu")
+
+
+@pytest.fixture
+def many(order: PredictOrder) -> PredictOrder:
+    """More posts than are scored between two saves."""
+    write_posts(order.input, len(POSTS))
+    return order
+
+
+def write_posts(path: Path, number: int) -> None:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([("post_id", "text"), *list(POSTS.items())[:number]])
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_row_for_every_post_and_criterion(order: PredictOrder) -> None:
+    heard: list[PredictProgress] = []
+    result = predict_file(order, lambda progress: bool(heard.append(progress)) or True)
+    rows = rows_of(order.out)
+    assert list(rows[0]) == ["post_id", "criterion_id", "probability", "prediction"]
+    assert (result.posts, result.pairs, len(rows)) == (8, 72, 72)
+    assert [row["post_id"] for row in rows[::9]] == list(POSTS)[:8]
+    expected = Predictor(order.model_dir).predict(dict(list(POSTS.items())[:8]))
+    for row, each in zip(rows, expected, strict=True):
+        assert float(row["probability"]) == pytest.approx(each.probability, abs=1e-6)
+        assert row["prediction"] == each.prediction
+    assert (heard[-1].posts, heard[-1].total) == (8, 8)
+    assert sorted(path.name for path in order.out.parent.iterdir()) == ["posts.csv", "scores.csv"]
+    assert order.out.stat().st_mode & 0o077 == 0
+
+
+def test_no_text_unless_asked(order: PredictOrder) -> None:
+    predict_file(replace(order, evidence=True), go_on)
+    content = order.out.read_text()
+    assert "sleep" not in content
+    assert '""start"": ' in content
+    predict_file(replace(order, evidence=True, include_text=True, overwrite=True), go_on)
+    rows = rows_of(order.out)
+    assert rows[0]["post"] == POSTS["p0"]
+    named = [json.loads(row["evidence"]) for row in rows]
+    assert any(each["text"] in POSTS["p0"] for each in named[0] + named[1] + named[2])
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
+def test_other_formats_say_the_same(ending: str, order: PredictOrder) -> None:
+    predict_file(replace(order, evidence=True), go_on)
+    other = replace(order, out=order.out.with_suffix(ending), evidence=True)
+    predict_file(other, go_on)
+    if ending == ".jsonl":
+        rows = [json.loads(line) for line in other.out.read_text().splitlines()]
+    else:
+        rows = pyarrow.parquet.read_table(other.out).to_pylist()
+    expected = rows_of(order.out)
+    assert len(rows) == len(expected)
+    for row, like in zip(rows, expected, strict=True):
+        assert row["probability"] == float(like["probability"])
+        assert (row["post_id"], row["prediction"]) == (like["post_id"], like["prediction"])
+        places = [each["start"] for each in row["evidence"]]
+        assert places == [each["start"] for each in json.loads(like["evidence"])]
+    assert len(list(other.out.parent.iterdir())) == 3
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
+def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(
+    ending: str, many: PredictOrder
+) -> None:
+    whole = replace(many, out=many.out.with_name(f"whole{ending}"))
+    predict_file(whole, go_on)
+    many = replace(many, out=many.out.with_suffix(ending))
+    with pytest.raises(Saved, match="32 of 66 posts"):
+        predict_file(many, lambda progress: False)
+    assert not many.out.exists()
+    result = predict_file(many, go_on)
+    assert (result.resumed, result.posts, result.pairs) == (32, 66, 594)
+    assert many.out.read_bytes() == whole.out.read_bytes()
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from criteria_cli.study.prediction import PredictOrder
+from criteria_cli.training import prediction_writer
+from criteria_cli.training.prediction_files import predict_file
+prediction_writer._SAVE_S = 0.0
+model, source, out = map(Path, sys.argv[1:])
+def report(progress):
+    if progress.posts >= 64:
+        os.kill(os.getpid(), 9)
+    return True
+predict_file(PredictOrder(model, source, out, device="cpu"), report)
+"""
+
+
+def test_a_killed_run_goes_on(many: PredictOrder) -> None:
+    whole = replace(many, out=many.out.with_name("whole.csv"))
+    predict_file(whole, go_on)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, many.model_dir, many.input, many.out],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL
+    partial = many.out.with_name(".scores.csv.partial")
+    with partial.open("ab") as file:
+        file.write(b"p64,A.1,0.9,pres")  # what the kernel still wrote
+    result = predict_file(many, go_on)
+    assert result.resumed == 64
+    assert many.out.read_bytes() == whole.out.read_bytes()
+
+
+def test_half_of_another_result_is_not_gone_on_from(many: PredictOrder) -> None:
+    with pytest.raises(Saved):
+        predict_file(many, lambda progress: False)
+    assert predict_file(replace(many, abstain=True), go_on).resumed == 0
+
+
+def test_a_post_that_stands_there_twice_is_scored_once(order: PredictOrder) -> None:
+    order.input.write_text(
+        "post_id,post,DSM5_symptom\n1,I sleep badly,A.1\n1,I sleep badly,A.2\n2,fine,A.1\n"
+    )
+    assert predict_file(order, go_on).posts == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("post_id,text\n1,a\n1,b\n", r"`posts.csv` row 3: the post id has had another text"),
+        ("post_id,text\n1,a\n2, \n", r"`posts.csv` row 3: column `text` is empty"),
+        ("post_id,text\n,a\n", r"`posts.csv` row 2: the post id is empty"),
+        ("post_id,body\n1,a\n", r"`posts.csv` has no column `text`, it has: post_id, body"),
+        ("id,text\n1,a\n", r"`posts.csv` has no column `post_id`, it has: id, text"),
+        ("", r"`posts.csv` has no rows"),
+    ],
+)
+def test_input_that_cannot_be_used(content: str, message: str, order: PredictOrder) -> None:
+    order.input.write_text(content)
+    with pytest.raises(UsageError, match=message):
+        predict_file(order, go_on)
+    assert not order.out.exists()
+
+
+def test_columns_may_have_other_names(order: PredictOrder) -> None:
+    order.input.write_text("id,body\n1,I sleep badly\n")
+    result = predict_file(replace(order, id_column="id", text_column="body"), go_on)
+    assert result.posts == 1
+
+
+@pytest.mark.parametrize("name", ["scores.txt", "scores", "none/scores.csv"])
+def test_output_that_cannot_be_written(name: str, order: PredictOrder) -> None:
+    with pytest.raises(UsageError):
+        predict_file(replace(order, out=order.out.with_name("x").parent / name), go_on)
+
+
+def test_nothing_is_written_over(order: PredictOrder) -> None:
+    order.out.write_text("mine")
+    with pytest.raises(UsageError, match="exists already"):
+        predict_file(order, go_on)
+    assert order.out.read_text() == "mine"
+
+
+def test_a_planted_link_is_not_followed(order: PredictOrder, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    order.out.with_name(".scores.csv.partial").symlink_to(victim)
+    with pytest.raises(UsageError, match="cannot write beside"):
+        predict_file(order, go_on)
+    assert victim.read_text() == "mine"
+
+
+def test_how_many_posts_were_cut_is_counted(order: PredictOrder) -> None:
+    order.input.write_text(f"post_id,text\n1,short\n2,{'very long ' * 80}\n")
+    assert predict_file(order, go_on).cut == 1

@@ -17,10 +17,21 @@ def data_line(data: DataSummary) -> str:
     """The data in a sentence."""
     share = 100 * data.positives / data.pairs
     grouped = f" in {data.groups} groups" if data.groups != data.posts else ""
-    return (
-        f"{data.posts} posts{grouped}, {data.criteria} criteria, {data.pairs} pairs, "
-        f"{data.positives} positive ({share:.1f}%), {count(data.folds, 'fold')}"
-    )
+    parts = [
+        f"{data.posts} posts{grouped}",
+        f"{data.criteria} criteria",
+        f"{data.pairs} pairs",
+        f"{data.positives} positive ({share:.1f}%)",
+        count(data.folds, "fold"),
+    ]
+    if data.evidence_sentences:
+        found = f"{data.evidence_found} of {data.evidence_sentences}"
+        parts.append(f"{found} evidence sentences found in their posts")
+    if data.collapsed:
+        parts.append(f"{count(data.collapsed, 'repeated row')} dropped")
+    if data.ignored:
+        parts.append(f"{count(data.ignored, 'annotation')} without a criterion left out")
+    return ", ".join(parts)
 
 
 def folds_screen(data: DataSummary, width: int | None) -> list[Line]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from criteria_cli.data.corpus import Corpus, load_corpus
+from criteria_cli.data.evidence import find_evidence
 from criteria_cli.data.folds import Fold, FoldCount, fold_table, split
 from criteria_cli.study.files import Definition
 
@@ -30,6 +31,14 @@ class DataSummary:
     """The study's metric, over folds, for a model that calls every pair positive."""
     sha256: str
     warnings: tuple[str, ...]
+    evidence_sentences: int = 0
+    """Annotated sentences of positive pairs."""
+    evidence_found: int = 0
+    """How many of them stand in their post, as `criteria_cli.data.evidence` looks for them."""
+    collapsed: int = 0
+    """Rows that repeated another and were dropped."""
+    ignored: int = 0
+    """Annotations that name no criterion on purpose."""
 
 
 def summarise(definition: Definition) -> DataSummary:
@@ -42,6 +51,7 @@ def summarise(definition: Definition) -> DataSummary:
     spec = definition.spec
     corpus = load_corpus(spec.data, definition.base)
     folds = split(corpus, spec.validation)
+    evidence = find_evidence(corpus)
     return DataSummary(
         posts=len(corpus.post_ids),
         pairs=len(corpus),
@@ -53,6 +63,10 @@ def summarise(definition: Definition) -> DataSummary:
         baseline=all_positive(corpus, folds, spec.validation.metric),
         sha256=corpus.sha256,
         warnings=corpus.warnings,
+        evidence_sentences=evidence.sentences,
+        evidence_found=evidence.found,
+        collapsed=corpus.collapsed,
+        ignored=corpus.ignored,
     )
 
 

@@ -14,9 +14,10 @@ from typing import Literal
 import numpy as np
 import optuna
 
+from criteria_cli.hpo.curves import look_epochs
 from criteria_cli.hpo.hyperband import hyperband_pruner, hyperband_stops, rungs_of
 from criteria_cli.hpo.patience import incumbent_patience_stops, own_patience_stops
-from criteria_cli.hpo.racing import race
+from criteria_cli.hpo.racing import standing
 from criteria_cli.hpo.scores import Floats, Scores
 from criteria_cli.study.pruning_rules import (
     first_patience_fold,
@@ -60,6 +61,13 @@ def optuna_pruner(spec: StudySpec) -> optuna.pruners.BasePruner:
 def reads_epochs(spec: StudySpec) -> bool:
     """Whether a rule of this definition looks at single epochs, so that `Scores` needs them."""
     return spec.pruner.type.startswith("racing")
+
+
+def asks(spec: StudySpec, event: EpochReport | FoldReport) -> bool:
+    """Whether any rule of this definition looks at such a report; if not, the trial goes on."""
+    if isinstance(event, FoldReport) or _step(spec, event) is not None:
+        return True
+    return reads_epochs(spec) and event.epoch in look_epochs(most_epochs(spec))
 
 
 def reported(
@@ -114,7 +122,9 @@ def judge(
     optuna_stop = _ask_optuna(study, trial, spec, event)
     if trial.number < spec.pruner.startup_trials:
         return GO_ON
-    stop = _ask_patience(spec, history, folds, event) or _ask_racing(spec, history, folds, event)
+    stop = _ask_patience(spec, history, folds, event)
+    if stop is None and reads_epochs(spec) and asks(spec, event):
+        stop = _ask_racing(trial.number, history, folds, epochs, event)
     if stop is None and optuna_stop:
         reason: Reason = "median" if spec.pruner.type == "median" else "hyperband"
         stop = Decision(True, reason, _where(event))
@@ -189,17 +199,17 @@ def _ask_patience(
 
 
 def _ask_racing(
-    spec: StudySpec, history: Scores, folds: Floats, event: EpochReport | FoldReport
+    number: int, history: Scores, folds: Floats, epochs: Floats, event: EpochReport | FoldReport
 ) -> Decision | None:
-    if not spec.pruner.type.startswith("racing") or not isinstance(event, FoldReport):
-        return None
-    standing = race(folds[: event.fold], history)
-    if standing is None or not standing.stop:
+    found = standing(number, folds, epochs, history)
+    if found is None or not found.stop:
         return None
     numbers = {
-        "incumbent": standing.incumbent,
-        "behind": standing.behind,
-        "allowed": standing.allowed,
+        "incumbent": found.incumbent,
+        "forecast": found.forecast,
+        "sd": found.sd,
+        "chance": found.chance,
+        "chance_before": found.chance_before,
     }
     return Decision(True, "racing", {**_where(event), **numbers})
 

@@ -1,37 +1,111 @@
-"""Racing: can this trial still beat the incumbent, judged from the same folds and epochs?"""
+"""Racing: can this trial still beat the incumbent, by what its folds and epochs say so far?
+
+At each look - some epochs of each fold, and its end - the study's curves (`curve_model`) forecast
+the trial's final mean from the same folds and epochs of all other trials. A trial is stopped when
+its chance of ending above the incumbent has fallen to `error_rate` times what it was before it
+began.
+
+The error rate. Given the model, the chance along a trial is a martingale, so by optional stopping
+(Doob; the argument of Wald's sequential probability ratio test, 1945, and of Ville's inequality)
+
+    P(stopped, yet would have beaten it) = E[chance when stopped; stopped] <= error_rate * P(beats):
+
+of the trials that would have beaten the incumbent of their time, at most that share is stopped,
+over all looks together, with no correction for their number. Looking at the chance of the final
+result instead of today's is stochastic curtailment (Lan, Simon and Halperin, 1982).
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from criteria_cli.hpo.patience import paired_noise
+from criteria_cli.hpo.curve_model import CurveModel, Forecaster, fit_curves
+from criteria_cli.hpo.curves import Curves
 from criteria_cli.hpo.scores import Floats, Scores
 
-ERROR_RATE_Z = 2.33
-"""One-sided 1 %: how sure a decision must be that the trial would end below the incumbent."""
+ERROR_RATE = 0.05
+LEAST_COMPLETE = 3
+"""Complete trials before anything can be said about noise."""
 
 
 @dataclass(frozen=True)
-class Race:
+class Standing:
     """How a trial stands against the incumbent."""
 
     stop: bool
     incumbent: int
     """The incumbent's trial number."""
-    behind: float
-    """Predicted final mean of the incumbent less the trial's."""
-    allowed: float
-    """How far behind a trial may be and still go on."""
+    forecast: float
+    """The trial's expected final mean, and its standard deviation."""
+    sd: float
+    chance: float
+    """Of ending above the incumbent; and the same before the trial began."""
+    chance_before: float
 
 
-def race(folds: Floats, history: Scores) -> Race | None:
-    """Judge a trial by its finished folds (k,); None while the history is too short."""
-    best, sd = history.incumbent, paired_noise(history)
-    if best is None or np.isnan(sd) or not len(folds):
+@dataclass(frozen=True)
+class Race:
+    """The state of a study against which trials are judged."""
+
+    forecaster: Forecaster
+    to_beat: float
+    """The incumbent's mean over folds."""
+
+    def log_ratios(self, values: Floats) -> Floats:
+        """(K * L,) log of chance over chance before, as each look of a curve is known."""
+        ahead = self.forecaster
+        before = log_chance((self.to_beat - ahead.prior_mean) / ahead.prior_sd)
+        forecasts, sd = ahead.forecasts(values), np.maximum(ahead.sd, 1e-9)
+        return np.array([log_chance(z) for z in (self.to_beat - forecasts) / sd]) - before
+
+    def first_stop(self, values: Floats, error_rate: float = ERROR_RATE) -> int | None:
+        """The first look, from 0, after which a trial with this curve is stopped; not the last."""
+        below = np.flatnonzero(self.log_ratios(values)[:-1] < math.log(error_rate))
+        return int(below[0]) if len(below) else None
+
+
+def log_chance(z: float) -> float:
+    """The log of a standard normal's probability above `z`."""
+    if z < 30.0:
+        return math.log(0.5 * math.erfc(z / math.sqrt(2.0)))
+    return -0.5 * z * z - math.log(z * math.sqrt(2.0 * math.pi))
+
+
+def open_race(history: Scores, *, leave_out: int | None = None) -> Race | None:
+    """The race as the store holds it; None while fewer than three trials are complete.
+
+    Args:
+        leave_out: the number of the trial to be judged, which must not vouch for itself.
+    """
+    best = history.incumbent
+    if best is None or history.finished.sum() < LEAST_COMPLETE:
         return None
-    done, total = len(folds), history.fold_count
-    behind = float((history.folds[best, :done] - folds).mean())
-    allowed = ERROR_RATE_Z * sd * float(np.sqrt(2.0 * (total - done) / (total * done)))
-    return Race(behind > allowed, int(history.number[best]), behind, allowed)
+    curves = Curves.of_history(history)
+    others = np.flatnonzero((history.number != leave_out) & (curves.known > 0))
+    model: CurveModel = fit_curves(curves.rows(others))
+    return Race(Forecaster.of(model), float(history.folds[best].mean()))
+
+
+def standing(
+    number: int, folds: Floats, epochs: Floats, history: Scores, error_rate: float = ERROR_RATE
+) -> Standing | None:
+    """Judge a trial by its (K,) folds and (K, E) epochs so far; None while none can be judged."""
+    own = Curves.of(folds[None], epochs[None])
+    at = int(own.known[0]) - 1
+    race = open_race(history, leave_out=number) if at >= 0 else None
+    if race is None or history.incumbent is None:
+        return None
+    ratio = float(race.log_ratios(own.values[0])[at])
+    ahead = race.forecaster
+    before = math.exp(log_chance((race.to_beat - ahead.prior_mean) / ahead.prior_sd))
+    return Standing(
+        stop=ratio < math.log(error_rate),
+        incumbent=int(history.number[history.incumbent]),
+        forecast=float(ahead.forecasts(own.values[0])[at]),
+        sd=float(ahead.sd[at]),
+        chance=before * math.exp(ratio),
+        chance_before=before,
+    )

@@ -1,0 +1,171 @@
+"""What a study's learning curves have in common, and so what the beginning of one says of its end.
+
+The best score so far y[c, k, e] of trial c in fold k at look e is taken as normal,
+
+    y[c, k, e] = m[k, e] + a[c, e] + b[c, k, e],    a[c] ~ N(0, A),  b[c, k] ~ N(0, B),
+
+m the difficulty of the folds along the epochs, A what differs between trials (their quality, how
+fast they rise, and how the one tells of the other), B the noise of a single training run and how
+much of an early deviation survives to the fold's end. It is the random-effects model of growth
+curves (Laird and Ware, 1982, Biometrics 38) with free covariances, fitted by expectation
+maximisation (Dempster, Laird and Rubin, 1977).
+
+Pruning leaves most curves unfinished, and which ones depends on their own beginnings. A curve is
+missing only from where it was stopped on, for reasons that stand in its known part, so likelihood
+methods are not biased by it (Rubin, 1976, Biometrika 63: missing at random), whereas a regression
+of final scores on early ones over finished trials would be.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from criteria_cli.hpo.curves import Curves
+from criteria_cli.hpo.scores import Bools, Floats
+
+ITERATIONS = 20
+PRIOR_TRIALS = 4.0
+"""The weight of the prior, in trials: correlations between looks fall off with their distance."""
+PRIOR_CORRELATION = 0.8
+"""The prior's correlation of neighbouring looks, on top of what the data say."""
+RIDGE = 1e-4
+"""Added to variances, as a share of their mean, against curves that stand still."""
+LEAST_VARIANCE = 1e-8
+
+
+@dataclass(frozen=True)
+class CurveModel:
+    """A fitted model of curves with K folds and L looks."""
+
+    mean: Floats
+    """(K * L,) m."""
+    between: Floats
+    """(L, L) A."""
+    within: Floats
+    """(L, L) B."""
+
+    @property
+    def looks(self) -> int:
+        return len(self.between)
+
+    @property
+    def fold_count(self) -> int:
+        return len(self.mean) // self.looks
+
+    def covariance_root(self) -> Floats:
+        """(K * L, K * L) lower Cholesky factor of a whole curve's covariance."""
+        folds = self.fold_count
+        whole = np.kron(np.ones((folds, folds)), self.between)
+        whole += np.kron(np.eye(folds), self.within)
+        diagonal = np.diag_indices_from(whole)
+        whole[diagonal] += LEAST_VARIANCE + RIDGE * whole[diagonal].mean()
+        return np.linalg.cholesky(whole)
+
+
+@dataclass(frozen=True)
+class Forecaster:
+    """Forecasts of a trial's final mean over folds from the beginning of its curve."""
+
+    mean: Floats
+    inverse_root: Floats
+    gains: Floats
+    """(K * L,) what one standardised surprise at each look adds to the forecast."""
+    prior_mean: float
+    prior_sd: float
+    """Of the final mean of a trial of which nothing is known."""
+    sd: Floats
+    """(K * L,) of the final mean, once each look is known."""
+
+    @classmethod
+    def of(cls, model: CurveModel) -> Forecaster:
+        root = model.covariance_root()
+        weights = np.zeros(len(model.mean))
+        weights[model.looks - 1 :: model.looks] = 1.0 / model.fold_count
+        gains = root.T @ weights
+        variance = float(gains @ gains)
+        left = np.maximum(variance - np.cumsum(gains**2), 0.0)
+        return cls(
+            mean=model.mean,
+            inverse_root=np.asarray(np.linalg.inv(root), dtype=np.float64),
+            gains=gains,
+            prior_mean=float(weights @ model.mean),
+            prior_sd=float(np.sqrt(variance)),
+            sd=np.sqrt(left),
+        )
+
+    def forecasts(self, values: Floats) -> Floats:
+        """(..., K * L) expected final means of curves `values`, as each further look is known.
+
+        The entry at a look uses the values up to it alone.
+        """
+        surprises = (values - self.mean) @ self.inverse_root.T
+        return self.prior_mean + np.cumsum(surprises * self.gains, axis=-1)
+
+
+def fit_curves(
+    curves: Curves, *, iterations: int = ITERATIONS, start: CurveModel | None = None
+) -> CurveModel:
+    """Fit the model to curves of which at least three are whole.
+
+    Args:
+        start: a model of nearly the same curves, from which fewer iterations are enough.
+    """
+    known = np.arange(curves.length) < curves.known[:, None]
+    model = start or _first_guess(curves, known)
+    for _ in range(iterations):
+        model = _improve(model, curves.values, known)
+    return model
+
+
+def _first_guess(curves: Curves, known: Bools) -> CurveModel:
+    """Moments of the whole curves, moved to where all trials began."""
+    whole = curves.values[known.all(axis=1)]
+    mean = whole.mean(axis=0)
+    centred = whole - mean
+    between, within = _levels(centred.T @ centred / max(len(whole) - 1, 1), curves.looks)
+    began = known[:, 0]
+    shift = curves.values[began, 0].mean() - mean[0]
+    return CurveModel(mean + shift, between, within)
+
+
+def _improve(model: CurveModel, values: Floats, known: Bools) -> CurveModel:
+    """One step of expectation maximisation.
+
+    With the covariance as L L', a curve is mean + L w with independent w, and the known beginning
+    of a curve fixes the beginning of w alone: the rest has expectation 0 and variance 1.
+    """
+    root = model.covariance_root()
+    surprises = np.where(known, values - model.mean, 0.0) @ np.linalg.inv(root).T
+    expected = np.where(known, surprises, 0.0) @ root.T
+    shift = expected.mean(axis=0)
+    centred = expected - shift
+    unknown = (~known).sum(axis=0)
+    second = (centred.T @ centred + (root * unknown) @ root.T) / len(values)
+    between, within = _levels(second, model.looks)
+    weight = PRIOR_TRIALS / (len(values) + PRIOR_TRIALS)
+    return CurveModel(model.mean + shift, _damped(between, weight), _damped(within, weight))
+
+
+def _levels(second: Floats, looks: int) -> tuple[Floats, Floats]:
+    """Covariances between trials and within them from that of whole curves, (K * L, K * L)."""
+    folds = len(second) // looks
+    blocks = second.reshape(folds, looks, folds, looks)
+    same = np.einsum("kekf->ef", blocks) / folds
+    if folds == 1:
+        return same, np.zeros_like(same)
+    across = (np.einsum("kelf->ef", blocks) - folds * same) / (folds * (folds - 1))
+    return _nearest_covariance(across), _nearest_covariance(same - across)
+
+
+def _nearest_covariance(matrix: Floats) -> Floats:
+    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2.0)
+    return np.asarray((vectors * np.maximum(values, LEAST_VARIANCE)) @ vectors.T)
+
+
+def _damped(covariance: Floats, weight: float) -> Floats:
+    """Pulled by `weight` towards correlations that fall off with the distance of two looks."""
+    place = np.arange(len(covariance))
+    distance = np.abs(np.subtract.outer(place, place))
+    return covariance * (1.0 - weight + weight * PRIOR_CORRELATION**distance)

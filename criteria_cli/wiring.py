@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from criteria_cli.hpo.events import Observer
     from criteria_cli.hpo.facts import StudyStatus
     from criteria_cli.hpo.options import SearchOptions, SearchResult
+    from criteria_cli.hpo.report_facts import StudyRecord
     from criteria_cli.study.files import Definition
     from criteria_cli.study.final import TrainedModel, TrainOrder
     from criteria_cli.study.prediction import PredictOrder, PredictReport, PredictResult
@@ -95,6 +96,30 @@ def study_names(storage: str) -> tuple[str, ...]:
     from criteria_cli.hpo import status
 
     return status.study_names(storage)
+
+
+def storage_address(storage: str | None) -> str:
+    """The store's address from a URL, the environment or the default; may hold a password.
+
+    Raises:
+        UsageError: not a URL we read.
+    """
+    from criteria_cli.hpo.url import read_url, storage_url
+
+    url = storage_url(None) if storage is None else read_url(storage)
+    return url.sqlalchemy.render_as_string(hide_password=False)
+
+
+def study_record(storage: str, name: str) -> StudyRecord:
+    """Everything that the store says of a study, its finished trials among it.
+
+    Raises:
+        UsageError: no study of this name, naming those that exist.
+        StoreError: the store cannot be read.
+    """
+    from criteria_cli.hpo import selection
+
+    return selection.study_record(storage, name)
 
 
 def describe_data(definition: Definition) -> DataSummary:

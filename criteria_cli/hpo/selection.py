@@ -44,12 +44,7 @@ def select(storage: str, name: str, which: int | Literal["best"]) -> Selection:
         UsageError: no such study or trial, or none is complete.
         StoreError: the store cannot be read.
     """
-    status.read_study(storage, name)  # refuses an unknown name, naming those that exist
-    engine = reading_engine(read_url(storage))
-    try:
-        record = read_record(engine, name)
-    finally:
-        engine.dispose()
+    record = study_record(storage, name)
     spec = StudySpec.from_json(record.definition)
     if which == "best":
         return _best(record, spec, name)
@@ -57,6 +52,21 @@ def select(storage: str, name: str, which: int | Literal["best"]) -> Selection:
         if trial.number == which:
             return Selection(spec, which, trial.params, trial.value, None)
     raise UsageError(f"study `{name}` has no finished trial {which}", code="study.no_trial")
+
+
+def study_record(storage: str, name: str) -> StudyRecord:
+    """A study's definition, finished trials and folds.
+
+    Raises:
+        UsageError: no study of this name, naming those that exist.
+        StoreError: the store cannot be read.
+    """
+    status.read_study(storage, name)  # refuses an unknown name
+    engine = reading_engine(read_url(storage))
+    try:
+        return read_record(engine, name)
+    finally:
+        engine.dispose()
 
 
 def _best(record: StudyRecord, spec: StudySpec, name: str) -> Selection:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet
 from dataclasses import replace
+from typing import Any
 
 from criteria_cli.errors import StoreError
-from criteria_cli.hpo import pruning
+from criteria_cli.hpo import pruning, rows
 from criteria_cli.hpo.claims import Claim
 from criteria_cli.hpo.endings import Ending
 from criteria_cli.hpo.events import EpochEnded, FoldEnded, TrialStarted
@@ -77,8 +79,14 @@ class TrialWatch:
                     return Ending(
                         "failed", self._in_order(), cause=answer.cause, message=answer.message
                     )
-                case Learned() | Ready():
+                case Learned(key, memory):
+                    self._keep(key, memory)
+                case Ready():
                     continue
+
+    def _keep(self, key: str, memory: Mapping[str, Any]) -> None:
+        """Let other workers begin with what this one learned about its device."""
+        self._shared.store.submit(lambda c, _: rows.keep_probe(c, key, memory))
 
     def _order(self) -> None:
         number, training = self._claim.lease.trial, self._hyperparameters.training

@@ -96,7 +96,7 @@ class _Search:
         line, largest = self._largest()
         steps = len(self.trained)
         train = self._by_length(line, largest.rows)
-        evaluate, evaluate_rows = self._evaluation(largest.rows)
+        evaluate, scored = self._evaluation(largest.rows)
         model = self._packed(
             MemoryModel(
                 max_length=self.length,
@@ -106,12 +106,13 @@ class _Search:
                 train_seconds=_seconds(self.trained),
                 evaluate_seconds=_seconds(self.evaluated),
                 allocator=self.allocator,
-                reserve_ratio=max(1.0, largest.reserved / max(1, largest.requested)),
+                reserve_ratio=_ratio(largest),
+                evaluate_reserve_ratio=_ratio(scored),
                 train_fill=self.fill,
                 evaluate_fill=self.fill,
                 verified_cap=self.cap,
                 verified_rows=largest.rows,
-                verified_evaluate_rows=evaluate_rows,
+                verified_evaluate_rows=scored.rows,
             )
         )
         cap_now = self.current_cap()
@@ -120,7 +121,7 @@ class _Search:
             model=model,
             cap=min(self.cap, cap_now),
             train_rows=largest.rows,
-            evaluate_rows=evaluate_rows,
+            evaluate_rows=scored.rows,
             steps=steps,
             ooms=sum(one.out_of_memory for one in seen),
             further_steps=len(seen) - steps,
@@ -180,7 +181,7 @@ class _Search:
             failures += 1
         if failures:
             # the line is rarely far off: back by 1, then by 2, 4, ...
-            return max(low.rows + 1, top + 1 - 2 ** (failures - 1))
+            return max(low.rows + 1, top + 1 - (1 << failures - 1))
         above = max(0, low.reserved - low.requested)
         reach = int((self.cap - above - line.base) / line.row)
         between = top - low.rows
@@ -236,28 +237,38 @@ class _Search:
 
     # -- evaluation --------------------------------------------------------------------------
 
-    def _evaluation(self, largest: int) -> tuple[Curve, int]:
+    def _evaluation(self, largest: int) -> tuple[Curve, Measurement]:
+        """The curve of evaluation, and the step that proves its largest micro-batch."""
         few = self._evaluate(largest, self.length)
-        more = self._evaluate(min(EVALUATION_ROWS, 2 * largest), self.length)
-        proven = max((seen for seen in (few, more) if seen.fits), key=lambda seen: seen.rows)
-        slope = max(1.0, float(few.requested) / max(1, few.rows))
+        while not few.fits and few.rows > 1:
+            few = self._evaluate(few.rows // 2, self.length)
+        if not few.fits:
+            raise self._does_not_fit()
+        more = self._evaluate(min(EVALUATION_ROWS, 2 * few.rows), self.length)
+        slope = few.requested / few.rows
+        proven = few
         if more.fits and more.rows > few.rows:
             slope = max(1.0, (more.requested - few.requested) / (more.rows - few.rows))
-        base = proven.requested - proven.rows * slope
+            proven = more
+        base = max(0.0, proven.requested - proven.rows * slope)
+        # nearly the most that the line admits: an exact maximum gains nothing here
         above = max(0, proven.reserved - proven.requested)
         rows = min(EVALUATION_ROWS, int(0.97 * (self.cap - above - base) / slope))
         while rows > proven.rows:
             seen = self._evaluate(rows, self.length)
             if seen.fits:
                 proven = seen
-            else:
-                rows = max(proven.rows, int(0.9 * rows))
+            rows = max(proven.rows, int(0.9 * rows))
         points = [(self.length, slope)]
         short = padded_length(self.length // 4, self.length)
         if short < self.length:
             seen = self._evaluate(proven.rows, short)
             points.append((short, max(1.0, (seen.requested - base) / seen.rows)))
-        return replace(row_curve(points), base=max(0.0, base)), proven.rows
+        return replace(row_curve(points), base=base), proven
+
+
+def _ratio(seen: Measurement) -> float:
+    return max(1.0, seen.reserved / max(1, seen.requested))
 
 
 def _seconds(measurements: Sequence[Measurement]) -> Curve:

@@ -77,6 +77,7 @@ class MemoryModel:
     """`expandable`, `segments` or `system`."""
     reserve_ratio: float = 1.0
     """Reserved over requested bytes at the largest verified step."""
+    evaluate_reserve_ratio: float = 1.0
     train_fill: float = EXPANDABLE_FILL
     """The share of the memory for activations that training micro-batches may fill."""
     evaluate_fill: float = EXPANDABLE_FILL
@@ -186,21 +187,33 @@ class Limits:
         """
         if evaluation:
             bound = self.evaluate.lower(rows, length)
-            fill = _fill(bound.budget, self.cap, self.model.evaluate.base)
-            model = replace(
-                self.model,
-                evaluate_fill=min(self.model.evaluate_fill, fill),
-                verified_evaluate_rows=min(self.model.verified_evaluate_rows, bound.full_rows),
-            )
-            return replace(self, model=model, evaluate=bound)
+            return replace(self, model=self._remembered(bound, evaluation=True), evaluate=bound)
         bound = self.train.lower(rows, length)
-        fill = _fill(bound.budget, self.cap, self.model.train.base)
-        model = replace(
-            self.model,
-            train_fill=min(self.model.train_fill, fill),
-            verified_rows=min(self.model.verified_rows, bound.full_rows),
+        return replace(self, model=self._remembered(bound, evaluation=False), train=bound)
+
+    def _remembered(self, bound: Bound, *, evaluation: bool) -> MemoryModel:
+        model = self.model
+        curve = model.evaluate if evaluation else model.train
+        room = self.cap - curve.base
+        if not math.isfinite(bound.budget) or room <= 0:
+            return model
+        fill = bound.budget / room
+        # the ratio at which the line at full length ends half a row above what is admitted
+        half_a_row = 0.5 * curve.per_row(model.max_length)
+        ratio = self.cap / (curve.at(bound.full_rows, model.max_length) + half_a_row)
+        if evaluation:
+            return replace(
+                model,
+                evaluate_fill=min(model.evaluate_fill, fill),
+                evaluate_reserve_ratio=max(model.evaluate_reserve_ratio, ratio),
+                verified_evaluate_rows=min(model.verified_evaluate_rows, bound.full_rows),
+            )
+        return replace(
+            model,
+            train_fill=min(model.train_fill, fill),
+            reserve_ratio=max(model.reserve_ratio, ratio),
+            verified_rows=min(model.verified_rows, bound.full_rows),
         )
-        return replace(self, model=model, train=bound)
 
 
 def cap_bytes(free_bytes: int, own_bytes: int, headroom: int) -> int:
@@ -211,7 +224,7 @@ def cap_bytes(free_bytes: int, own_bytes: int, headroom: int) -> int:
 def largest_rows(model: MemoryModel, cap: int, *, evaluation: bool = False) -> int:
     """Rows at full length whose reserved bytes the model expects within `cap`; 0 if none."""
     curve = model.evaluate if evaluation else model.train
-    room = cap / model.reserve_ratio
+    room = cap / (model.evaluate_reserve_ratio if evaluation else model.reserve_ratio)
     if not evaluation and model.optimizer_peak > room:
         return 0
     return max(0, int((room - curve.base) // max(1.0, curve.per_row(model.max_length))))
@@ -225,28 +238,14 @@ def _bound(model: MemoryModel, cap: int, *, evaluation: bool) -> Bound:
     if model.verified_cap:
         # proven under that cap; under a larger one at least as much, and more if the line says so
         full = max(full, verified) if cap >= model.verified_cap else full
-    budget = fill * max(0.0, cap - curve.base)
-    if fill < _default_fill(model):
-        full = min(full, int(budget / max(1.0, curve.per_row(model.max_length))))
     return Bound(
         row_bytes=replace(curve, base=0.0),
         seconds=model.evaluate_seconds if evaluation else model.train_seconds,
-        budget=budget,
+        budget=fill * max(0.0, cap - curve.base),
         full_rows=max(1, full),
         max_length=model.max_length,
         tokens=CPU_TOKENS if model.allocator == "system" else _UNBOUNDED,
     )
-
-
-def _default_fill(model: MemoryModel) -> float:
-    if model.source == "assumed":
-        return ASSUMED_FILL
-    return EXPANDABLE_FILL if model.allocator == "expandable" else SEGMENTS_FILL
-
-
-def _fill(budget: float, cap: int, base: float) -> float:
-    room = cap - base
-    return budget / room if room > 0 and math.isfinite(budget) else 1.0
 
 
 class EncoderConfig(Protocol):

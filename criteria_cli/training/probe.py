@@ -60,9 +60,13 @@ class ProbeSettings:
         )
 
     @classmethod
-    def of(cls, spec: StudySpec, device: str) -> ProbeSettings:
-        """The step of the study's that needs most memory, among all it may sample."""
-        model, training = spec.model.model_dump(), spec.training.model_dump()
+    def of(cls, spec: StudySpec, device: str, model_spec: ModelSpec | None = None) -> ProbeSettings:
+        """The step that needs most memory among all that the study may sample.
+
+        Args:
+            model_spec: which of the study's models, where it samples them.
+        """
+        model, training = (model_spec or spec.model).model_dump(), spec.training.model_dump()
         for name, section, pick in (
             ("model.max_length", model, max),
             ("model.hidden_dropout", model, max),

@@ -1,9 +1,9 @@
 """The ReDSM5 layout (Bao, Pérez and Parapar, 2025): a folder with posts and annotations.
 
 `*posts*.csv` has `post_id`, `text` and perhaps `group_id`; `*annotations*.csv` has `post_id`,
-`sentence_text`, `DSM5_symptom` and `status`. Every post is held against every criterion. A pair is
-positive when any of its annotations has status 1; its other annotations do not count, and a pair
-without annotations is negative.
+`sentence_text`, `DSM5_symptom`, `status` and perhaps `sentence_id`. Every post is held against
+every criterion. A pair is positive when any of its annotations has status 1; its other annotations
+do not count, and a pair without annotations is negative.
 """
 
 from __future__ import annotations
@@ -99,10 +99,10 @@ def _annotations(
 ) -> tuple[list[Annotation], int, int]:
     """The annotations, the number of ignored rows and the number of repeated ones."""
     index = criterion_index(criteria)
-    annotations: dict[Annotation, None] = {}
+    annotations: dict[tuple[Annotation, str], None] = {}
     rows = ignored = 0
-    for row, (post_id, symptom, status, sentence) in read_table(
-        path, ANNOTATION_COLUMNS, delimiter=spec.delimiter
+    for row, (post_id, symptom, status, sentence, sentence_id) in read_table(
+        path, ANNOTATION_COLUMNS, ("sentence_id",), delimiter=spec.delimiter
     ):
         post = posts.position.get(post_id.strip())
         if post is None:
@@ -117,8 +117,8 @@ def _annotations(
             ignored += 1
             continue
         rows += 1
-        annotations[post, criterion, positive, sentence] = None
-    return list(annotations), ignored, rows - len(annotations)
+        annotations[(post, criterion, positive, sentence), sentence_id] = None
+    return [annotation for annotation, _ in annotations], ignored, rows - len(annotations)
 
 
 def _only(folder: Path, kind: str, found: list[Path]) -> Path:

@@ -25,6 +25,14 @@ def runs_directory() -> Path:
     return Path(os.environ.get("CRITERIA_RUNS") or "runs").expanduser()
 
 
+def thread_count() -> int:
+    """CPU threads of a command that computes: OMP_NUM_THREADS, else the cores it may use."""
+    from criteria_cli.training.threads import cores
+
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, int(wanted)) if wanted.isdecimal() else cores()
+
+
 def unknown_variables(environ: Mapping[str, str]) -> Iterator[str]:
     """A warning for each variable that looks like ours and is not."""
     known = [*VARIABLES, *INTERNAL]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 EVENTS_KEPT = 50
-WIDE = 110
+WIDE = 140
 """Columns from which a worker takes one line instead of two."""
 _MARKS = {"complete": "good", "pruned": "dim", "failed": "bad", "retried": "warn", "lost": "bad"}
 

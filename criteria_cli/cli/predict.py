@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +11,7 @@ import typer
 from criteria_cli.cli.answers import print_json
 from criteria_cli.cli.arguments import DeviceName, Json, Out, Overwrite
 from criteria_cli.cli.definitions import tell
+from criteria_cli.cli.environment import thread_count
 from criteria_cli.cli.failures import warn
 from criteria_cli.cli.layout import line, show
 from criteria_cli.cli.words import count, duration
@@ -92,7 +92,7 @@ def command(
         out=target,
         overwrite=overwrite,
         device=device,
-        threads=len(os.sched_getaffinity(0)),
+        threads=thread_count(),
         abstain=abstain,
         evidence=evidence,
         include_text=include_text,

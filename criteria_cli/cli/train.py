@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +27,7 @@ from criteria_cli.cli.arguments import (
     whole_number,
 )
 from criteria_cli.cli.definitions import definition_of, described_data, refuse_searched, tell
-from criteria_cli.cli.environment import runs_directory
+from criteria_cli.cli.environment import runs_directory, thread_count
 from criteria_cli.cli.layout import line, show, width_of
 from criteria_cli.cli.store import store
 from criteria_cli.errors import UsageError
@@ -164,7 +163,7 @@ def _order(
         directory=runs_directory() / spec.name,
         out=target,
         device=device,
-        threads=len(os.sched_getaffinity(0)),
+        threads=thread_count(),
         seed=spec.validation.seed,
     )
     if origin is None:

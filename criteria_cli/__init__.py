@@ -13,7 +13,9 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Predictor": "criteria_cli.training.predict",
     "calculate_gradient_accumulation": "criteria_cli.training.batches",
+    "get_gpu_vram_info": "criteria_cli.training.vram",
     "load_study": "criteria_cli.api",
+    "probe_max_batch_size": "criteria_cli.training.vram",
     "train": "criteria_cli.api",
 }
 """Where each public name lives; `__init__.pyi` says the same to type checkers."""

@@ -113,6 +113,7 @@ class _Search:
                 verified_cap=self.cap,
                 verified_rows=largest.rows,
                 verified_evaluate_rows=scored.rows,
+                resident=self.meter.resident_bytes(),
             )
         )
         cap_now = self.current_cap()
@@ -145,7 +146,7 @@ class _Search:
         low = self._train(1, self.length)
         if not low.fits:
             raise self._does_not_fit()
-        resident = self.meter.resident_bytes()
+        resident = sum(self.meter.resident_bytes().values())
         # what is resident is the least that the constant can be, so the slope is at most this
         steepest = max(1, low.requested - resident)
         line = Curve(base=low.requested - steepest, row=steepest)

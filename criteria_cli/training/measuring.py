@@ -62,8 +62,8 @@ class Meter(Protocol):
         """Hold steps to `cap` bytes."""
         ...
 
-    def resident_bytes(self) -> int:
-        """Parameters, gradients and optimiser state: resident at the peak of any step."""
+    def resident_bytes(self) -> dict[str, int]:
+        """Bytes of parameters, gradients and optimiser state, resident at any step's peak."""
         ...
 
     def train(self, rows: int, length: int) -> Measurement:
@@ -112,8 +112,7 @@ class StepMeter:
         self._with_types = getattr(model.module.config, "type_vocab_size", 0) > 1
         self._random = np.random.default_rng(0)
 
-    def state_bytes(self) -> dict[str, int]:
-        """Bytes of what stays on the device whatever the batch, by kind."""
+    def resident_bytes(self) -> dict[str, int]:
         parameters = list(self._model.parameters.values())
         moments = [
             value
@@ -126,9 +125,6 @@ class StepMeter:
             "gradients": sum(tensor.nbytes for tensor in self._step.parameters),
             "optimizer": sum(tensor.nbytes for tensor in moments),
         }
-
-    def resident_bytes(self) -> int:
-        return sum(self.state_bytes().values())
 
     def set_cap(self, cap: int) -> None:
         """Bound the device, and call nothing a fit that reserves more."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 from criteria_cli.study.headroom import Headroom, parse_headroom
@@ -86,6 +86,8 @@ class MemoryModel:
     verified_rows: int = 0
     verified_evaluate_rows: int = 0
     source: Literal["measured", "assumed"] = "measured"
+    resident: Mapping[str, int] = field(default_factory=dict)
+    """Bytes that stay on the device whatever the batch: parameters, gradients, optimizer."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -283,6 +285,11 @@ def assumed_model(
         train_fill=ASSUMED_FILL,
         evaluate_fill=ASSUMED_FILL,
         source="assumed",
+        resident={
+            "parameters": 4 * parameters,
+            "gradients": 4 * parameters,
+            "optimizer": 8 * parameters,
+        },
     )  # fmt: skip
 
 

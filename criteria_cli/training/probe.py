@@ -13,7 +13,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from criteria_cli import errors
@@ -117,8 +117,11 @@ class Probed:
     memory: MemoryModel
     source: str = "device"
     """What limits the memory: `device`, or of a CPU `control group` or `machine`."""
-    resident: Mapping[str, int] = field(default_factory=dict)
-    """Bytes of parameters, gradients and optimiser state."""
+
+    @property
+    def resident(self) -> Mapping[str, int]:
+        """Bytes of parameters, gradients and optimiser state."""
+        return self.memory.resident
 
     @property
     def limits(self) -> Limits:

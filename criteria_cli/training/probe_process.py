@@ -171,7 +171,6 @@ def _measured(
         verified=fit.verified,
         contended=fit.contended,
         memory=fit.model,
-        resident=meter.state_bytes(),
     )
 
 

@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from criteria_cli.study.headroom import parse_headroom
-
 from criteria_cli.study.pruning_rules import pruning_problem
 
 Scalar = bool | int | float | str
@@ -93,6 +92,15 @@ class ModelSpec(_Section):
     attention_dropout: Fraction | None = None
     classifier_dropout: Fraction | None = None
     """Dropout rates; without one, the checkpoint's own."""
+    lora: bool = False
+    """Train low-rank additions to the encoder's matrices instead of the matrices (Hu et al., 2022).
+    Needs the extra `lora`."""
+    lora_rank: Annotated[int, Field(ge=1)] = 8
+    lora_alpha: Positive = 16.0
+    """The additions are scaled by this over the rank."""
+    lora_dropout: Fraction = 0.0
+    lora_targets: Literal["attention", "all"] = "attention"
+    """Which matrices get additions: those of attention, or all of the encoder's layers."""
 
 
 class ValidationSpec(_Section):

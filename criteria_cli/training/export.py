@@ -17,6 +17,7 @@ from typing import Any
 from criteria_cli.data.criteria import Criterion
 from criteria_cli.errors import UsageError
 from criteria_cli.study.spec import ModelSpec
+from criteria_cli.training.adapters import merged
 from criteria_cli.training.calibration import Calibration
 from criteria_cli.training.card import model_card
 from criteria_cli.training.durable import sha256_of
@@ -94,7 +95,7 @@ def write_model(out: Path, encoder: Encoder, record: ModelRecord, *, overwrite: 
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
-        encoder.module.save_pretrained(partial)
+        merged(encoder.module).save_pretrained(partial)
         _save_tokenizer(encoder, record.input, partial)
         files = {path.name: sha256_of(path) for path in sorted(partial.iterdir())}
         content = record.to_json(files)

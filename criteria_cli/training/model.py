@@ -25,6 +25,7 @@ from transformers.models.auto.modeling_auto import (
 from criteria_cli.errors import UsageError
 from criteria_cli.study.spec import ModelSpec
 from criteria_cli.training import tiny
+from criteria_cli.training.adapters import add_adapters
 from criteria_cli.training.dropout import DropoutSites
 from criteria_cli.training.heads import Head, choose_head
 from criteria_cli.training.pretrained import Checkpoint, open_checkpoint, open_config
@@ -85,8 +86,7 @@ def load_encoder(spec: ModelSpec, texts: Texts = (), cache: Path | None = None) 
         encoder = Encoder(module, head, tokenizer, spec.name)
     else:
         encoder = _load_checkpoint(spec)
-    _check(encoder, spec)
-    apply_model_settings(encoder, spec)
+    _finish(encoder, spec)
     return encoder
 
 
@@ -107,9 +107,14 @@ def encoder_from_config(spec: ModelSpec) -> ScoringModel:
         _refuse_unsuited(config, spec.name)
     head = choose_head(config, has_head, spec)
     model = ScoringModel(_from_config(config, head), head)
-    _check(model, spec)
-    apply_model_settings(model, spec)
+    _finish(model, spec)
     return model
+
+
+def structure(spec: ModelSpec) -> tuple[object, ...]:
+    """What makes another model of it; the other settings are applied in place."""
+    lora = (spec.lora_rank, spec.lora_alpha, spec.lora_dropout, spec.lora_targets)
+    return (spec.name, spec.head, lora if spec.lora else None)
 
 
 def apply_model_settings(model: ScoringModel, spec: ModelSpec) -> None:
@@ -126,6 +131,15 @@ def apply_model_settings(model: ScoringModel, spec: ModelSpec) -> None:
         },
         spec.name,
     )
+
+
+def _finish(model: ScoringModel, spec: ModelSpec) -> None:
+    _check(model, spec)
+    apply_model_settings(model, spec)
+    if spec.lora:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(_SEED)
+            add_adapters(model.module, spec)
 
 
 def _from_config(config: PretrainedConfig, head: Head) -> PreTrainedModel:

@@ -1,6 +1,5 @@
 """Real tiny checkpoints of three architectures, written to disk and loaded as a user's are."""
 
-import hashlib
 import json
 import subprocess
 import sys
@@ -10,17 +9,7 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import Tokenizer
-from transformers import (
-    AutoModelForSequenceClassification,
-    BertConfig,
-    DebertaV2Config,
-    DistilBertConfig,
-    GPT2Config,
-    ModernBertConfig,
-    MPNetConfig,
-    PretrainedConfig,
-    XLMRobertaConfig,
-)
+from transformers import AutoModelForSequenceClassification, BertConfig, BertModel, GPT2Config
 
 from criteria_cli.errors import UsageError
 from criteria_cli.study.spec import ModelSpec
@@ -32,42 +21,7 @@ from criteria_cli.training.model import (
     load_encoder,
 )
 
-TEXTS = ["I sleep badly and eat little.", "No pleasure in anything.", "Tired all day, every day."]
-SMALL: dict[str, Any] = {
-    "vocab_size": 2048,
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "pad_token_id": 0,
-}
-CONFIGS: dict[str, PretrainedConfig] = {
-    "bert": BertConfig(**SMALL),
-    "deberta-v2": DebertaV2Config(
-        **SMALL,
-        relative_attention=True,
-        position_buckets=16,
-        norm_rel_ebd="layer_norm",
-        share_att_key=True,
-        pos_att_type=["p2c", "c2p"],
-        position_biased_input=False,
-        type_vocab_size=0,
-    ),
-    "xlm-roberta": XLMRobertaConfig(**SMALL, max_position_embeddings=513, type_vocab_size=1),
-}
-OTHERS: dict[str, PretrainedConfig] = {
-    "modernbert": ModernBertConfig(**SMALL, cls_token_id=1, sep_token_id=2, eos_token_id=2),
-    "mpnet": MPNetConfig(**SMALL),
-    "distilbert": DistilBertConfig(vocab_size=2048, dim=16, n_layers=2, n_heads=2, hidden_dim=32),
-}
-
-
-def write_checkpoint(directory: Path, config: PretrainedConfig, **changes: Any) -> Path:
-    config = type(config).from_dict(config.to_dict() | changes)
-    torch.manual_seed(1)
-    AutoModelForSequenceClassification.from_config(config).save_pretrained(directory)
-    tiny.tiny_tokenizer(TEXTS).save_pretrained(directory)
-    return directory
+from .architectures import MAIN, OTHERS, SMALL, TEXTS, tiny_digest, write_checkpoint
 
 
 def logits_of(encoder: Encoder, posts: list[str], criterion: str) -> torch.Tensor:
@@ -90,22 +44,14 @@ def spec(path: Path | str, **keys: Any) -> ModelSpec:
 def test_the_builtin_model_is_the_same_in_every_process() -> None:
     """Whatever the order of the texts: another process draws other hashes."""
     script = (
-        "import runpy, sys\n"
-        f"module = runpy.run_path({__file__!r})\n"
-        "print(module['digest'](module['TEXTS'][::-1]))\n"
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from architectures import TEXTS, tiny_digest\n"
+        "print(tiny_digest(TEXTS[::-1]))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
-    assert done.stdout.strip() == digest(TEXTS)
-
-
-def digest(texts: list[str]) -> str:
-    encoder = load_encoder(spec(tiny.NAME), texts)
-    value = hashlib.sha256(encoder.tokenizer.backend_tokenizer.to_str().encode())
-    for part in encoder.module.parameters():
-        value.update(part.detach().numpy().tobytes())
-    return value.hexdigest()
+    assert done.stdout.strip() == tiny_digest(TEXTS)
 
 
 def test_the_builtin_tokenizer_is_kept_privately_and_read_back(tmp_path: Path) -> None:
@@ -130,9 +76,9 @@ def test_the_builtin_shape_does_not_hang_on_the_texts() -> None:
 # ---- checkpoints
 
 
-@pytest.mark.parametrize("architecture", CONFIGS)
+@pytest.mark.parametrize("architecture", MAIN)
 def test_a_checkpoint_keeps_its_two_logit_head(architecture: str, tmp_path: Path) -> None:
-    path = write_checkpoint(tmp_path, CONFIGS[architecture], num_labels=2)
+    path = write_checkpoint(tmp_path, MAIN[architecture], num_labels=2)
     encoder = load_encoder(spec(path))
     assert (encoder.head.kind, encoder.head.new, encoder.head.positive) == ("two_logits", False, 1)
     logits = logits_of(encoder, TEXTS, "sleep")
@@ -145,8 +91,6 @@ def test_a_checkpoint_keeps_its_two_logit_head(architecture: str, tmp_path: Path
 
 def test_a_bare_encoder_gets_two_new_logits_the_same_each_time(tmp_path: Path) -> None:
     config = BertConfig(**SMALL)
-    from transformers import BertModel
-
     BertModel(config).save_pretrained(tmp_path)
     tiny.tiny_tokenizer(TEXTS).save_pretrained(tmp_path)
     torch.manual_seed(3)
@@ -160,7 +104,7 @@ def test_a_bare_encoder_gets_two_new_logits_the_same_each_time(tmp_path: Path) -
 
 
 def test_loading_leaves_the_callers_random_state_alone(tmp_path: Path) -> None:
-    path = write_checkpoint(tmp_path, CONFIGS["bert"])
+    path = write_checkpoint(tmp_path, MAIN["bert"])
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -169,7 +113,7 @@ def test_loading_leaves_the_callers_random_state_alone(tmp_path: Path) -> None:
 
 
 def test_a_reranker_keeps_its_one_logit(tmp_path: Path) -> None:
-    path = write_checkpoint(tmp_path, CONFIGS["xlm-roberta"], num_labels=1)
+    path = write_checkpoint(tmp_path, MAIN["xlm-roberta"], num_labels=1)
     encoder = load_encoder(spec(path))
     assert (encoder.head.kind, encoder.head.new) == ("one_logit", False)
     logits = logits_of(encoder, TEXTS, "sleep")
@@ -182,7 +126,7 @@ def test_before_training_pairs_rank_as_the_nli_model_ranks_them_by_entailment(
 ) -> None:
     names = ["neutral", "contradiction"]
     names.insert(entailment, "ENTAILMENT")
-    path = write_checkpoint(tmp_path, CONFIGS["bert"], id2label=dict(enumerate(names)))
+    path = write_checkpoint(tmp_path, MAIN["bert"], id2label=dict(enumerate(names)))
     encoder = load_encoder(spec(path))
     assert encoder.head.kind == "entailment"
     reference = AutoModelForSequenceClassification.from_pretrained(path).eval()
@@ -197,7 +141,7 @@ def test_before_training_pairs_rank_as_the_nli_model_ranks_them_by_entailment(
 
 def test_two_classes_with_entailment_first_keep_their_direction(tmp_path: Path) -> None:
     path = write_checkpoint(
-        tmp_path, CONFIGS["deberta-v2"], id2label={0: "entailment", 1: "not_entailment"}
+        tmp_path, MAIN["deberta-v2"], id2label={0: "entailment", 1: "not_entailment"}
     )
     encoder = load_encoder(spec(path))
     logits = torch.tensor([[2.0, -1.0]])
@@ -205,7 +149,7 @@ def test_two_classes_with_entailment_first_keep_their_direction(tmp_path: Path) 
 
 
 def test_a_half_precision_checkpoint_is_trained_in_float32(tmp_path: Path) -> None:
-    module = AutoModelForSequenceClassification.from_config(CONFIGS["bert"]).half()
+    module = AutoModelForSequenceClassification.from_config(MAIN["bert"]).half()
     module.save_pretrained(tmp_path)
     tiny.tiny_tokenizer(TEXTS).save_pretrained(tmp_path)
     assert {part.dtype for part in load_encoder(spec(tmp_path)).module.parameters()} == {
@@ -216,13 +160,13 @@ def test_a_half_precision_checkpoint_is_trained_in_float32(tmp_path: Path) -> No
 # ---- dropout
 
 
-@pytest.mark.parametrize("architecture", [*CONFIGS, *OTHERS])
+@pytest.mark.parametrize("architecture", [*MAIN, *OTHERS])
 @pytest.mark.parametrize("setting", ["hidden_dropout", "attention_dropout", "classifier_dropout"])
 def test_a_dropout_rate_reaches_what_the_architecture_reads(
     architecture: str, setting: str, tmp_path: Path
 ) -> None:
     """In training mode two passes differ exactly when the one rate that is not 0 acts."""
-    path = write_checkpoint(tmp_path, (CONFIGS | OTHERS)[architecture])
+    path = write_checkpoint(tmp_path, (MAIN | OTHERS)[architecture])
     none = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "classifier_dropout": 0.0}
     encoder = load_encoder(spec(path, **none))
     encoder.module.train()
@@ -233,11 +177,11 @@ def test_a_dropout_rate_reaches_what_the_architecture_reads(
     assert not torch.allclose(first, second)
 
 
-@pytest.mark.parametrize("architecture", [*CONFIGS, *OTHERS])
+@pytest.mark.parametrize("architecture", [*MAIN, *OTHERS])
 def test_the_rates_in_place_are_those_a_fresh_model_would_have(
     architecture: str, tmp_path: Path
 ) -> None:
-    path = write_checkpoint(tmp_path, (CONFIGS | OTHERS)[architecture])
+    path = write_checkpoint(tmp_path, (MAIN | OTHERS)[architecture])
     encoder = load_encoder(spec(path))
     own = rates(encoder.module)
     before = encoder.module.config.to_dict()
@@ -259,7 +203,7 @@ def rates(module: torch.nn.Module) -> dict[str, float]:
 
 
 def test_the_classifier_rate_of_deberta_is_its_cls_and_pooler_dropout(tmp_path: Path) -> None:
-    path = write_checkpoint(tmp_path, CONFIGS["deberta-v2"])
+    path = write_checkpoint(tmp_path, MAIN["deberta-v2"])
     module = load_encoder(spec(path, classifier_dropout=0.4)).module
     assert (module.dropout.p, module.pooler.dropout.p) == (0.4, 0.4)
     assert (module.config.cls_dropout, module.config.pooler_dropout) == (0.4, 0.4)
@@ -301,7 +245,7 @@ def test_a_hub_name_that_is_not_in_the_cache(tmp_path: Path) -> None:
 
 
 def test_code_in_a_checkpoint_is_neither_run_nor_asked_about(tmp_path: Path) -> None:
-    path = write_checkpoint(tmp_path, CONFIGS["bert"])
+    path = write_checkpoint(tmp_path, MAIN["bert"])
     (path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: pass\n")
     config = json.loads((path / "config.json").read_text())
     config["auto_map"] = {"AutoModelForSequenceClassification": "evil.Evil"}
@@ -311,21 +255,21 @@ def test_code_in_a_checkpoint_is_neither_run_nor_asked_about(tmp_path: Path) -> 
 
 
 def test_a_local_checkpoint_without_safetensors(tmp_path: Path) -> None:
-    path = write_checkpoint(tmp_path, CONFIGS["bert"])
+    path = write_checkpoint(tmp_path, MAIN["bert"])
     (path / "model.safetensors").rename(path / "pytorch_model.bin")
     assert "has no safetensors weights" in refused(path)
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.5])
 def test_damaged_weights(keep: float, tmp_path: Path) -> None:
-    weights = write_checkpoint(tmp_path, CONFIGS["bert"]) / "model.safetensors"
+    weights = write_checkpoint(tmp_path, MAIN["bert"]) / "model.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[: int(len(content) * keep)])
     assert "model.safetensors` is damaged (incomplete)" in refused(tmp_path)
 
 
 def test_weights_that_do_not_fit_the_configuration(tmp_path: Path) -> None:
-    path = write_checkpoint(tmp_path, CONFIGS["bert"])
+    path = write_checkpoint(tmp_path, MAIN["bert"])
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
     assert "lacks 16 weights" in refused(path)
@@ -335,14 +279,14 @@ def test_weights_that_do_not_fit_the_configuration(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"model_type": "from-the-future"}'])
 def test_a_configuration_that_cannot_be_read(text: str, tmp_path: Path) -> None:
-    path = write_checkpoint(tmp_path, CONFIGS["bert"])
+    path = write_checkpoint(tmp_path, MAIN["bert"])
     (path / "config.json").write_text(text)
     assert "config.json of model" in refused(path)
 
 
 @pytest.mark.parametrize("architecture", ["bert", "xlm-roberta"])
 def test_more_tokens_than_positions(architecture: str, tmp_path: Path) -> None:
-    path = write_checkpoint(tmp_path, CONFIGS[architecture])
+    path = write_checkpoint(tmp_path, MAIN[architecture])
     message = refused(path, max_length=4096)
     assert "`model.max_length` 4096 is above the 512 positions" in message
     load_encoder(spec(path, max_length=512))
@@ -355,24 +299,24 @@ def test_a_decoder(tmp_path: Path) -> None:
 
 
 def test_five_labels_unless_a_new_head_is_asked_for(tmp_path: Path) -> None:
-    path = write_checkpoint(tmp_path, CONFIGS["bert"], num_labels=5)
+    path = write_checkpoint(tmp_path, MAIN["bert"], num_labels=5)
     assert "has 5 labels, criteria needs 1 or 2" in refused(path)
     assert load_encoder(spec(path, head="two_logits")).head.new
 
 
 def test_an_entailment_head_that_is_not_there(tmp_path: Path) -> None:
-    path = write_checkpoint(tmp_path, CONFIGS["bert"])
+    path = write_checkpoint(tmp_path, MAIN["bert"])
     assert "has no class named `entailment`" in refused(path, head="entailment")
 
 
 def test_a_file_that_differs_from_its_record(tmp_path: Path) -> None:
-    path = write_checkpoint(tmp_path, CONFIGS["bert"])
+    path = write_checkpoint(tmp_path, MAIN["bert"])
     (path / "criteria.json").write_text(json.dumps({"files": {"model.safetensors": "0" * 64}}))
     assert "does not match `criteria.json`" in refused(path)
 
 
 def test_the_probes_model_has_the_shape_of_the_real_one(tmp_path: Path) -> None:
-    path = write_checkpoint(tmp_path, CONFIGS["deberta-v2"], num_labels=1)
+    path = write_checkpoint(tmp_path, MAIN["deberta-v2"], num_labels=1)
     real = load_encoder(spec(path, hidden_dropout=0.3))
     (path / "model.safetensors").unlink()
     probe = encoder_from_config(spec(path, hidden_dropout=0.3))
@@ -384,7 +328,7 @@ def test_the_probes_model_has_the_shape_of_the_real_one(tmp_path: Path) -> None:
 
 
 def test_a_rate_that_has_no_place_is_refused_by_name(tmp_path: Path) -> None:
-    path = write_checkpoint(tmp_path, CONFIGS["bert"])
+    path = write_checkpoint(tmp_path, MAIN["bert"])
     encoder = load_encoder(spec(path))
     object.__setattr__(encoder.dropout, "sites", {})
     with pytest.raises(UsageError, match=r"`model.attention_dropout` has no place in model"):

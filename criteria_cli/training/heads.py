@@ -40,8 +40,8 @@ class Head:
     """Made for this study with random weights, not kept from the checkpoint."""
 
     def scores(self, logits: Tensor) -> Tensor:
-        """Log-odds (rows,) in float32 of logits (rows, outputs)."""
-        logits = logits.float()
+        """Log-odds (rows,), in float32 or wider, of logits (rows, outputs)."""
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if self.kind == "one_logit":
             return logits[:, 0]
         others = [column for column in range(self.outputs) if column != self.positive]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -25,8 +26,10 @@ class PairLoss:
     focal_gamma: float = 0.0
 
     def __call__(self, scores: Tensor, labels: Tensor) -> Tensor:
-        """Weighted losses of `scores` (rows,) against `labels` (rows,) of 0 and 1, in float32."""
-        scores, labels = scores.float(), labels.float()
+        """Weighted losses of `scores` (rows,) against `labels` (rows,) of 0 and 1, in float32
+        or wider."""
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        labels = labels.to(scores.dtype)
         targets = labels * (1 - self.label_smoothing) + self.label_smoothing / 2
         if self.focal_gamma:
             losses = _focal(scores, targets, self.focal_gamma)
@@ -35,8 +38,7 @@ class PairLoss:
         return losses * self.weights(labels)
 
     def weights(self, labels: Tensor) -> Tensor:
-        """The weight of each pair (rows,), from its label."""
-        labels = labels.float()
+        """The weight of each pair (rows,), from its label, 0 or 1."""
         return labels * self.positive_weight + (1 - labels) * self.negative_weight
 
 

@@ -2,8 +2,9 @@
 
 `CRITERIA_FAULTS` lists `PLACE:ACTION@WHEN`, separated by commas. WHEN is a count from 1 (`@2`: the
 second passage), a probability (`@p0.05`) or absent for every passage. Actions: `kill` (SIGKILL to
-this process), `exit` (os._exit), `raise`, `enospc`, `edquot`, `eio` (OSError), `hang`, and `stop`
-(SIGSTOP to this process).
+this process), `exit` (os._exit), `abort`, `raise`, `enospc`, `edquot`, `eio` (OSError), `hang`, and
+`stop` (SIGSTOP to this process). Where `CRITERIA_FAULTS_ONCE` names a folder, each place fails once
+over all processes.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import random
 import signal
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 
 TESTING = os.environ.get("CRITERIA_TESTING") == "1"
 
@@ -58,9 +60,20 @@ def failpoint(place: str) -> None:
         return
     for fault in _FAULTS.get(place, ()):
         with _LOCK:
-            due = fault.due()
+            due = fault.due() and _first(place)
         if due:
             _fail(fault.action, place)
+
+
+def _first(place: str) -> bool:
+    folder = os.environ.get("CRITERIA_FAULTS_ONCE")
+    if folder is None:
+        return True
+    try:
+        Path(folder, place).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 def _fail(action: str, place: str) -> None:
@@ -71,6 +84,8 @@ def _fail(action: str, place: str) -> None:
             os.kill(os.getpid(), signal.SIGSTOP)
         case "exit":
             os._exit(70)
+        case "abort":
+            os.abort()
         case "hang":
             threading.Event().wait()
         case "enospc" | "edquot" | "eio":

@@ -10,13 +10,21 @@ VARIABLES: dict[str, str] = {
     "CRITERIA_STORAGE": "the store, as `--storage`; may hold a password",
     "CRITERIA_RUNS": "the folder of all results, default `runs`",
     "CRITERIA_DATA": "the data, as `--data`",
+    "CRITERIA_WORKER": "this worker's name, default its machine and device",
+    "CRITERIA_DRAIN_S": "seconds that saving may take after a signal, default 120",
     "CRITERIA_DEBUG": "1: a traceback, as `--debug`",
     "CRITERIA_PROGRESS": "`plain`: event lines in a terminal too",
     "CRITERIA_VRAM_LIMIT": "treat a card as one of this size, such as `24GiB`",
 }
 """Every variable of ours, with what it does. A test compares them with the source."""
 
-INTERNAL = ("CRITERIA_TESTING", "CRITERIA_FAULTS")
+INTERNAL = (
+    "CRITERIA_TESTING",
+    "CRITERIA_FAULTS",
+    "CRITERIA_FAULTS_ONCE",
+    "CRITERIA_TIMINGS",
+    "CRITERIA_TRAINER",
+)
 """Read under tests alone."""
 
 

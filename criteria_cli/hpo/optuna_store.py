@@ -18,7 +18,6 @@ import sqlalchemy as sa
 from optuna.storages import RDBStorage
 from sqlalchemy.orm import Session
 
-
 optuna.logging.set_verbosity(optuna.logging.ERROR)  # what happens is told by our events
 
 

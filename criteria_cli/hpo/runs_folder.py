@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,7 @@ class RunsFolder:
         name = self.path.name
         found = "has no study" if uid is None else "has another study"
         raise StoreError(
-            f"storage {found} `{name}`, but `{self.path.parent.name}/{name}` holds "
+            f"storage {found} `{name}`, but `{_shown(self.path)}` holds "
             f"{self.trials} trials of one",
             hint="give the storage it was made with, or another `--name`; to start afresh, remove "
             "that folder",
@@ -46,8 +47,12 @@ class RunsFolder:
 
     def keep(self, uid: str) -> None:
         """Write down whose folder it is."""
-        if self.uid != uid:
+        if self.uid == uid:
+            return
+        try:
             write_json(self.path / MARK, {"schema": "criteria.runs/1", "uid": uid})
+        except OSError as error:
+            raise _unwritable(self.path, error) from None
 
 
 def claim_folder(path: Path) -> RunsFolder:
@@ -56,23 +61,30 @@ def claim_folder(path: Path) -> RunsFolder:
     Raises:
         MachineError: it cannot be written, or the disk is nearly full.
     """
-    shown = f"{path.parent.name}/{path.name}"
     try:
         private_folder(path)
     except OSError as error:
-        raise MachineError(
-            f"cannot write to `{shown}`: {(error.strerror or '').lower()}", code="machine.runs"
-        ) from None
+        raise _unwritable(path, error) from None
     free = os.statvfs(path)
     if not os.access(path, os.W_OK) or free.f_flag & os.ST_RDONLY:
-        raise MachineError(f"cannot write to `{shown}`: permission denied", code="machine.runs")
+        raise _unwritable(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
     free_bytes = free.f_bavail * free.f_frsize
     if free_bytes < LEAST_FREE_BYTES:
         raise MachineError(
-            f"`{shown}` has {free_bytes // 2**20} MiB free, a study needs at least "
+            f"`{_shown(path)}` has {free_bytes // 2**20} MiB free, a study needs at least "
             f"{LEAST_FREE_BYTES // 2**20}",
             code="machine.disk",
         )
     mark = read_json(path / MARK)
     trials = sum(1 for folder in path.glob("trial-*") if folder.is_dir())
     return RunsFolder(path, mark.get("uid") if mark else None, trials)
+
+
+def _shown(path: Path) -> str:
+    """The folder without the way to it, which may name somebody's home."""
+    return f"{path.parent.name}/{path.name}"
+
+
+def _unwritable(path: Path, error: OSError) -> MachineError:
+    reason = (error.strerror or "unknown").lower()
+    return MachineError(f"cannot write to `{_shown(path)}`: {reason}", code="machine.runs")

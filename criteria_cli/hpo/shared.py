@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from criteria_cli.hpo import rows
 from criteria_cli.hpo.events import HpoEvent, LiveWorker
 from criteria_cli.hpo.leases import Lease
 from criteria_cli.hpo.store_thread import StoreThread
@@ -50,7 +51,12 @@ class Shared:
     timings: Timings
     stop: Stop
     notify: Callable[[HpoEvent], None]
-    sqlite: bool
+    data_sha256: str
+    """Of the data that the study was joined with."""
+
+    def learn(self, key: str, memory: Mapping[str, Any]) -> None:
+        """Have the store keep a memory model."""
+        self.store.submit(lambda connection, _: rows.keep_probe(connection, key, memory))
 
 
 class Live:

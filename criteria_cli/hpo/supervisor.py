@@ -221,7 +221,7 @@ class _Run:
             self._timings,
             self._stop,
             self._notify,
-            self._url.is_sqlite,
+            self._machine.data_sha256,
         )
         return Worker(WorkerPlan(row, name, launch, setup), shared, live)
 

@@ -133,7 +133,7 @@ class Worker(threading.Thread):
                 case Ready() as ready:
                     break
                 case Learned(key, memory):
-                    self._learn(key, memory)
+                    self._shared.learn(key, memory)
                 case Failed() as failed:
                     raise _startup_error(failed)
                 case Died() as died:
@@ -157,14 +157,15 @@ class Worker(threading.Thread):
         )
 
     def _check(self, ready: Ready) -> None:
+        """Raise unless the trainer computes what the study is made of."""
         row = self.plan.row
+        if ready.data_sha256 not in ("", self._shared.data_sha256):
+            raise UsageError(
+                "the data have changed since this command began", code="study.data_changed"
+            )
         self._ask(
             lambda c, _: rows.ready(c, row, device_name=ready.device, precision=ready.precision)
         )
-
-    def _learn(self, key: str, memory: object) -> None:
-        assert isinstance(memory, dict)
-        self._shared.store.submit(lambda c, _: rows.keep_probe(c, key, memory))
 
     def _drop_trainer(self, cause: str, message: str) -> None:
         if self.trainer is not None:

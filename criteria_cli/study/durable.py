@@ -22,7 +22,7 @@ def private_folder(path: Path) -> None:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Put a JSON object in place of `path`: after a crash the old file is there, or the new one."""
-    partial = path.with_name(path.name + PARTIAL)
+    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")  # others may write it too
     content = json.dumps(value, allow_nan=False).encode()
     failpoint("file.write")
     with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:

@@ -1,6 +1,7 @@
 """Tiny real checkpoints of several architectures, written as a hub would hold them."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +51,14 @@ OTHERS: dict[str, PretrainedConfig] = {
 }
 
 
-def write_checkpoint(directory: Path, config: PretrainedConfig, **changes: Any) -> Path:
-    """A classifier with random weights and a tokenizer of a few sentences."""
+def write_checkpoint(
+    directory: Path, config: PretrainedConfig, texts: Sequence[str] = TEXTS, **changes: Any
+) -> Path:
+    """A classifier with random weights and a tokenizer of some texts."""
     config = type(config).from_dict(config.to_dict() | changes)
     torch.manual_seed(1)
     AutoModelForSequenceClassification.from_config(config).save_pretrained(directory)
-    tiny.tiny_tokenizer(TEXTS).save_pretrained(directory)
+    tiny.tiny_tokenizer(texts).save_pretrained(directory)
     return directory
 
 

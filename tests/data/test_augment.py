@@ -69,6 +69,8 @@ def test_variants_are_a_function_of_seed_and_pair(synthetic: Corpus) -> None:
     assert {pair: one[pair] for pair in shared} == {pair: two[pair] for pair in shared}
     other = augmented_texts(synthetic, first.train, marked, SETTINGS, seed=2).texts
     assert other != one
+    draws = {texts[0].partition("|")[2][:3] for texts in one.values()}
+    assert len(draws) > len(one) / 2  # each pair has random numbers of its own
 
 
 def test_an_augmenter_that_fails_is_an_error(synthetic: Corpus) -> None:

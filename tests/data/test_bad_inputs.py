@@ -107,6 +107,12 @@ def test_blank_posts(put: Put) -> None:
     assert error.message == "`posts.csv`: column `post` is empty in 3 rows, first row 4"
 
 
+def test_a_null_post(put: Put) -> None:
+    line = '{"post_id": "a", "post": null, "DSM5_symptom": "A.1", "groundtruth": 1}'
+    error = refuses(put("posts.jsonl", line))
+    assert error.message == "`posts.jsonl`: column `post` is empty in 1 row, first row 1"
+
+
 def test_an_empty_post_id(put: Put) -> None:
     error = refuses(put("posts.csv", HEADER, *GOOD, f" ,{SECRET},A.1,1"))
     assert error.message == "`posts.csv` row 4: the post id is empty"

@@ -133,6 +133,7 @@ def test_a_pair_is_positive_when_any_annotation_says_so(put: Callable[..., Path]
         "p1,p1_2,two,FATIGUE,1.0,",
         "p1,p1_3,three,FATIGUE,True,",
         "p1,p1_3,three,FATIGUE,1,said twice",
+        "p1,p1_4,five,FATIGUE,0,",
         "p2,p2_1,four,FATIGUE,False,",
         "p2,p2_1,four,SPECIAL_CASE,1,",
     )

@@ -33,8 +33,6 @@ MOST_ROWS = 256
 _SECOND_ROWS = 32
 _SHORT_ROWS = 32
 _PACKED_ROWS = 256
-_STEPS = 12
-"""More steps than any sane allocator needs."""
 
 
 @dataclass(frozen=True)
@@ -146,49 +144,38 @@ class _Search:
         low = self._train(1, self.length)
         if not low.fits:
             raise self._does_not_fit()
-        resident = sum(self.meter.resident_bytes().values())
         # what is resident is the least that the constant can be, so the slope is at most this
-        steepest = max(1, low.requested - resident)
+        steepest = max(1.0, float(low.requested - sum(self.meter.resident_bytes().values())))
         line = Curve(base=low.requested - steepest, row=steepest)
-        high = MOST_ROWS + 1
-        for _ in range(_STEPS):
+        reserved = Curve(base=low.reserved - steepest, row=steepest)
+        high, ups, downs = MOST_ROWS + 1, 0, 0
+        while high - low.rows > 1:
             # the line alone excludes all above this, whatever the allocator does
             top = min(high - 1, int((self.cap - line.base) / line.row))
-            if low.rows > 1 and top <= low.rows:
+            reach = min(top, int((self.cap - reserved.base) / reserved.row))
+            if len(self.trained) == 1:
+                # far enough that a bend near the first row does not matter, and inside the cap
+                rows = max(2, min(_SECOND_ROWS, 1 + reach // 2))
+            elif downs:
+                rows = max(low.rows + 1, high - (1 << downs - 1))  # back by 1, then 2, 4, ...
+            elif top <= low.rows:
                 break
-            rows = self._next(line, low, min(top, MOST_ROWS))
+            elif reach > low.rows:
+                rows = reach
+            else:
+                rows = min(top, low.rows + (1 << ups))  # one more, which should not fit
+                ups += 1
             seen = self._train(rows, self.length)
             if seen.fits:
-                slope = (seen.requested - low.requested) / (rows - low.rows)
-                slope = min(float(steepest), max(1.0, slope))
-                line = Curve(base=seen.requested - rows * slope, row=slope)
+                downs = 0
+                line = _through(low.rows, low.requested, rows, seen.requested, steepest)
+                reserved = _through(low.rows, low.reserved, rows, seen.reserved, 2 * steepest)
                 low = seen
             else:
-                high = rows
-            if high - low.rows == 1:
-                break
+                high, downs = rows, downs + 1
+                if rows - low.rows <= 4:
+                    downs = 1
         return line, low
-
-    def _next(self, line: Curve, low: Measurement, top: int) -> int:
-        """The rows to try, above `low` and, once there is a line, at most `top`."""
-        if len(self.trained) == 1:
-            # far enough from the first that a bend near it does not matter, surely inside the cap
-            room = 0.5 * (self.cap - low.reserved) / line.row
-            return max(2, min(_SECOND_ROWS, 1 + int(room), top))
-        failures = 0
-        for seen in reversed(self.trained):
-            if seen.fits:
-                break
-            failures += 1
-        if failures:
-            # the line is rarely far off: back by 1, then by 2, 4, ...
-            return max(low.rows + 1, top + 1 - (1 << failures - 1))
-        above = max(0, low.reserved - low.requested)
-        reach = int((self.cap - above - line.base) / line.row)
-        between = top - low.rows
-        if reach > low.rows:
-            return min(top, reach)
-        return low.rows + (between // 2 if between > 2 else 1)
 
     def _does_not_fit(self) -> MachineError:
         length = self.length // 2
@@ -246,26 +233,31 @@ class _Search:
         if not few.fits:
             raise self._does_not_fit()
         more = self._evaluate(min(EVALUATION_ROWS, 2 * few.rows), self.length)
-        slope = few.requested / few.rows
-        proven = few
+        steepest = few.requested / few.rows
+        line, reserved, proven = Curve(row=steepest), Curve(row=steepest), few
         if more.fits and more.rows > few.rows:
-            slope = max(1.0, (more.requested - few.requested) / (more.rows - few.rows))
+            line = _through(few.rows, few.requested, more.rows, more.requested, steepest)
+            reserved = _through(few.rows, few.reserved, more.rows, more.reserved, 2 * steepest)
             proven = more
-        base = max(0.0, proven.requested - proven.rows * slope)
         # nearly the most that the line admits: an exact maximum gains nothing here
-        above = max(0, proven.reserved - proven.requested)
-        rows = min(EVALUATION_ROWS, int(0.97 * (self.cap - above - base) / slope))
+        rows = min(EVALUATION_ROWS, int(0.97 * (self.cap - reserved.base) / reserved.row))
         while rows > proven.rows:
             seen = self._evaluate(rows, self.length)
             if seen.fits:
                 proven = seen
             rows = max(proven.rows, int(0.9 * rows))
-        points = [(self.length, slope)]
+        points = [(self.length, line.row)]
         short = padded_length(self.length // 4, self.length)
         if short < self.length:
             seen = self._evaluate(proven.rows, short)
-            points.append((short, max(1.0, (seen.requested - base) / seen.rows)))
-        return replace(row_curve(points), base=base), proven
+            points.append((short, max(1.0, (seen.requested - line.base) / seen.rows)))
+        return replace(row_curve(points), base=max(0.0, line.base)), proven
+
+
+def _through(low: int, at_low: int, high: int, at_high: int, steepest: float) -> Curve:
+    """The line through two measured steps at one length, its slope within reason."""
+    slope = min(steepest, max(1.0, (at_high - at_low) / (high - low)))
+    return Curve(base=at_high - high * slope, row=slope)
 
 
 def _ratio(seen: Measurement) -> float:

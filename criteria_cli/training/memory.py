@@ -196,26 +196,27 @@ class Limits:
     def _remembered(self, bound: Bound, *, evaluation: bool) -> MemoryModel:
         model = self.model
         curve = model.evaluate if evaluation else model.train
-        room = self.cap - curve.base
+        room = _room(model, self.cap, evaluation=evaluation)
         if not math.isfinite(bound.budget) or room <= 0:
             return model
-        fill = bound.budget / room
         # the ratio at which the line at full length ends half a row above what is admitted
         half_a_row = 0.5 * curve.per_row(model.max_length)
         ratio = self.cap / (curve.at(bound.full_rows, model.max_length) + half_a_row)
         if evaluation:
-            return replace(
+            lowered = replace(
                 model,
-                evaluate_fill=min(model.evaluate_fill, fill),
                 evaluate_reserve_ratio=max(model.evaluate_reserve_ratio, ratio),
                 verified_evaluate_rows=min(model.verified_evaluate_rows, bound.full_rows),
             )
-        return replace(
+            room = _room(lowered, self.cap, evaluation=True)
+            return replace(lowered, evaluate_fill=min(model.evaluate_fill, bound.budget / room))
+        lowered = replace(
             model,
-            train_fill=min(model.train_fill, fill),
             reserve_ratio=max(model.reserve_ratio, ratio),
             verified_rows=min(model.verified_rows, bound.full_rows),
         )
+        room = _room(lowered, self.cap, evaluation=False)
+        return replace(lowered, train_fill=min(model.train_fill, bound.budget / room))
 
 
 def cap_bytes(free_bytes: int, own_bytes: int, headroom: int) -> int:
@@ -225,11 +226,18 @@ def cap_bytes(free_bytes: int, own_bytes: int, headroom: int) -> int:
 
 def largest_rows(model: MemoryModel, cap: int, *, evaluation: bool = False) -> int:
     """Rows at full length whose reserved bytes the model expects within `cap`; 0 if none."""
-    curve = model.evaluate if evaluation else model.train
-    room = cap / (model.evaluate_reserve_ratio if evaluation else model.reserve_ratio)
-    if not evaluation and model.optimizer_peak > room:
+    if not evaluation and model.optimizer_peak > cap / model.reserve_ratio:
         return 0
-    return max(0, int((room - curve.base) // max(1.0, curve.per_row(model.max_length))))
+    curve = model.evaluate if evaluation else model.train
+    room = _room(model, cap, evaluation=evaluation)
+    return int(room / max(1.0, curve.per_row(model.max_length)))
+
+
+def _room(model: MemoryModel, cap: int, *, evaluation: bool) -> float:
+    """Bytes that rows may ask for together, so that what is reserved for them meets the cap."""
+    if evaluation:
+        return max(0.0, cap / model.evaluate_reserve_ratio - model.evaluate.base)
+    return max(0.0, cap / model.reserve_ratio - model.train.base)
 
 
 def _bound(model: MemoryModel, cap: int, *, evaluation: bool) -> Bound:
@@ -243,7 +251,7 @@ def _bound(model: MemoryModel, cap: int, *, evaluation: bool) -> Bound:
     return Bound(
         row_bytes=replace(curve, base=0.0),
         seconds=model.evaluate_seconds if evaluation else model.train_seconds,
-        budget=fill * max(0.0, cap - curve.base),
+        budget=fill * _room(model, cap, evaluation=evaluation),
         full_rows=max(1, full),
         max_length=model.max_length,
         tokens=CPU_TOKENS if model.allocator == "system" else _UNBOUNDED,

@@ -113,11 +113,7 @@ def _prepare(
     if folder is not None:
         folder.refuse_other(None)
     with exclusive(url):
-        with engine.begin() as connection:
-            versions = read_versions(connection)
-            check_versions(versions)
-        if not versions.ready:
-            _make_tables(url, engine)
+        _make_tables(url, engine)
         failpoint("prepare.tables")
         with engine.begin() as connection:
             return _join(connection, identity, trials) or _found(
@@ -179,9 +175,25 @@ def _trials(connection: sa.Connection, name: str) -> int:
     return sum(trial_counts(connection, name).values())
 
 
+def make_tables(url: StoreUrl) -> None:
+    """Make all tables that are missing, and no study."""
+    engine = make_engine(url)
+    try:
+        with exclusive(url):
+            _make_tables(url, engine)
+    finally:
+        engine.dispose()
+
+
 def _make_tables(url: StoreUrl, engine: sa.Engine) -> None:
-    if url.is_sqlite and not url.path.exists():
+    """Under the lock."""
+    if url.is_sqlite:
         os.close(os.open(url.path, os.O_CREAT | os.O_WRONLY, 0o600))
+    with engine.begin() as connection:
+        versions = read_versions(connection)
+        check_versions(versions)
+    if versions.ready:
+        return
     address = url.sqlalchemy.render_as_string(hide_password=False)
     storage = optuna.storages.RDBStorage(
         address.replace("{", "{{").replace("}", "}}"),  # Optuna formats it

@@ -60,10 +60,11 @@ class StoreUrl:
         """How messages name the store: the file relative to here or to home, or host and port."""
         if not self.is_sqlite:
             return self._server()
+        names = [str(self.path)]
         for start, prefix in ((Path.cwd(), ""), (Path.home(), "~/")):
             if self.path.is_relative_to(start):
-                return f"{prefix}{self.path.relative_to(start)}"
-        return str(self.path)
+                names.append(f"{prefix}{self.path.relative_to(start)}")
+        return min(names, key=len)
 
     def _server(self) -> str:
         url = self.sqlalchemy
@@ -114,6 +115,8 @@ def _sqlite(rest: str) -> sa.URL:
         raise UsageError(
             "an in-memory storage cannot be shared, use `sqlite:///file.db`", code="storage.memory"
         )
+    if "@" in rest.split("/", 1)[0]:
+        raise _unreadable()
     if not rest.startswith("/"):
         raise UsageError(
             f"`sqlite://{rest}` needs three slashes: `sqlite:///{rest}`", code="storage.slashes"

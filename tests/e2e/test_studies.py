@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from invariants import check, trained_twice
-from studies import Place
+from processes import Place
 
 
 @pytest.fixture

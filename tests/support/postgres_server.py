@@ -196,11 +196,11 @@ class PostgresServer:
         finally:
             connection.close()
 
-    def new_database(self) -> str:
-        """The name of a database nobody has used."""
+    def new_database(self, template: str = "template1") -> str:
+        """The name of a database nobody has used, a copy of `template`."""
         self._made += 1
         name = f"t{os.getpid()}_{self._made}"
-        self.execute(f"create database {name}")
+        self.execute(f"create database {name} template {template} strategy file_copy")
         return name
 
     def clients(self, database: str) -> int:

@@ -1,0 +1,213 @@
+"""Which trial a worker takes: new ones within the budget, and those left behind."""
+
+from __future__ import annotations
+
+import optuna
+import pytest
+from desk import Desk, desks, spec_of
+
+from criteria_cli.hpo import leases
+from criteria_cli.hpo.claims import LOST_IN_A_ROW, Nothing, finish_orphans
+from criteria_cli.hpo.leases import LeaseLost
+from criteria_cli.hpo.optuna_store import joined
+
+
+def test_no_more_trials_are_given_out_than_the_budget_has(storage: str) -> None:
+    with desks(storage, 3, spec=spec_of(budget={"trials": 2})) as (a, b, c):
+        first, second = a.take(), b.take()
+        assert first.lease.trial != second.lease.trial
+        assert c.claim() == Nothing("wait")
+        a.tell(first.lease, 0.5, 0.5)
+        assert a.claim() == Nothing("wait")
+        b.tell(second.lease, outcome="failed", cause="nan_loss", message="no number")
+        replaced = c.take()
+        c.tell(replaced.lease, 0.4, 0.4)
+        assert c.claim() == Nothing("finished")
+        assert a.states() == ["COMPLETE", "FAIL", "COMPLETE"]
+
+
+def test_a_trial_given_back_is_the_next_one_taken(storage: str) -> None:
+    with desks(storage, 2) as (a, b):
+        claim = a.take()
+        a.report(claim.lease, 1, 0.7)
+        a.tell(claim.lease, 0.7, outcome="yielded")
+        again = b.take()
+        assert again.lease.trial == claim.lease.trial
+        assert again.params == claim.params
+        assert again.lease.token == claim.lease.token + 1
+        assert again.adopted_from == a.name
+        assert [fold.score for fold in again.folds] == [0.7]
+
+
+def test_a_dead_workers_trial_is_adopted_under_its_own_number(storage: str) -> None:
+    spec = spec_of(
+        validation={"folds": 5},
+        pruner={"type": "hyperband", "max_resource": 5, "startup_trials": 0},
+    )
+    with desks(storage, 2, spec=spec, lease_s=-1.0) as (a, b):
+        claim = a.take()
+        a.report(claim.lease, 1, 0.7)
+        before = _rungs(a, claim.lease.trial_id)
+        adopted = b.take()
+        assert adopted.lease.trial == claim.lease.trial
+        assert adopted.lease.trial_id == claim.lease.trial_id
+        assert adopted.params == claim.params
+        assert _rungs(b, adopted.lease.trial_id) == before  # the bracket's marks stay its own
+        b.report(adopted.lease, 2, 0.7)
+        b.tell(adopted.lease, 0.7, 0.7, outcome="pruned")
+        assert b.states() == ["PRUNED"]
+
+
+def _rungs(desk: Desk, trial_id: int) -> list[str]:
+    rows = desk.rows(
+        "select key from trial_system_attributes where trial_id = :id order by key", id=trial_id
+    )
+    return [row[0] for row in rows]
+
+
+def test_of_several_rivals_one_adopts(storage: str) -> None:
+    with desks(storage, 4, spec=spec_of(budget={"trials": 1}), lease_s=60.0) as (a, *rivals):
+        a.lease_s = -1.0
+        lost = a.take().lease
+        taken = [claim for rival in rivals if not isinstance(claim := rival.claim(), Nothing)]
+        assert [claim.lease.trial for claim in taken] == [lost.trial]
+
+
+def test_a_worker_that_slept_changes_nothing(storage: str) -> None:
+    with desks(storage, 2, lease_s=-1.0) as (sleeper, other):
+        slept = sleeper.take().lease
+        other.lease_s = 60.0
+        held = other.take().lease
+        assert held.trial == slept.trial
+        with pytest.raises(LeaseLost):
+            sleeper.report(slept, 1, 0.9)
+        with pytest.raises(LeaseLost):
+            sleeper.tell(slept, 0.9, 0.9)
+        assert not sleeper.do(lambda c, _: leases.renew(c, slept, seconds=60))
+        assert sleeper.rows("select * from criteria_folds") == []
+        assert other.tell(held, 0.5, 0.5) == "complete"
+
+
+def test_a_lease_that_ran_out_but_was_not_taken_is_kept(storage: str) -> None:
+    with desks(storage, 1, lease_s=-1.0) as (a,):
+        lease = a.take().lease
+        assert a.do(lambda c, _: leases.renew(c, lease, seconds=60))
+        assert not a.report(lease, 1, 0.5).stop
+
+
+def test_leases_are_not_judged_while_the_store_was_away(storage: str) -> None:
+    with desks(storage, 2, spec=spec_of(budget={"trials": 1}), lease_s=-1.0) as (a, b):
+        a.take()
+        b.may_judge = False
+        assert b.claim() == Nothing("wait")
+        b.may_judge = True
+        assert b.take().attempt == 2
+
+
+def test_a_worker_known_to_be_dead_is_not_waited_for(storage: str) -> None:
+    with desks(storage, 2, spec=spec_of(budget={"trials": 1}), lease_s=3600.0) as (a, b):
+        claim = a.take()
+        assert b.claim() == Nothing("wait")
+        b.dead = {a.id}
+        assert b.take().lease.trial == claim.lease.trial
+        assert b.rows("select ended_at from criteria_workers where id = :id", id=a.id)[0][0]
+
+
+def test_a_claim_whose_answer_was_lost_is_found_again(storage: str) -> None:
+    with desks(storage, 1) as (a,):
+        unheard = a.take()
+        heard = a.take()
+        assert heard.lease.trial == unheard.lease.trial
+        assert a.states() == ["RUNNING"]
+
+
+def test_a_claim_that_fails_in_the_middle_leaves_nothing(storage: str) -> None:
+    with desks(storage, 1) as (a,):
+        with pytest.raises(KeyError):
+            a.do(lambda c, o: (a.claimer.claim(c, o), {}["x"]))
+        assert a.states() == []
+        assert a.take().lease.trial == 0
+        assert a.whole_trial() == 0
+
+
+def test_a_trial_that_kills_its_workers_is_failed(storage: str) -> None:
+    with desks(storage, 1, spec=spec_of(budget={"trials": 1}), lease_s=-1.0) as (a,):
+        first = a.take().lease
+        ids = [a.id]
+        for attempt in range(2, LOST_IN_A_ROW + 1):
+            a.id = _another(a)
+            ids.append(a.id)
+            assert a.take().attempt == attempt
+        a.id = _another(a)
+        replaced = a.take().lease
+        assert replaced.trial == first.trial + 1
+        assert a.states() == ["FAIL", "RUNNING"]
+        assert a.rows("select cause from criteria_attempts where outcome = 'failed'") == [
+            ("killed",)
+        ]
+
+
+def test_a_trial_that_gets_on_survives_many_deaths(storage: str) -> None:
+    with desks(storage, 1, spec=spec_of(training={"epochs": 20}), lease_s=-1.0) as (a,):
+        for attempt in range(1, LOST_IN_A_ROW + 4):
+            claim = a.take()
+            assert (claim.lease.trial, claim.attempt) == (0, attempt)
+            a.report(claim.lease, 1, 0.5, epoch=attempt)
+            a.id = _another(a)
+
+
+def _another(desk: Desk) -> str:
+    """Another worker of the same desk."""
+    other = Desk(desk.storage, desk.spec)
+    other.close()
+    return other.id
+
+
+def test_a_trial_that_the_pruner_stopped_is_not_trained_on(storage: str) -> None:
+    spec = spec_of(
+        validation={"folds": 3},
+        pruner={"type": "hyperband", "max_resource": 3, "startup_trials": 1},
+    )
+    with desks(storage, 1, spec=spec, lease_s=-1.0) as (a,):
+        stopped = None
+        while stopped is None:
+            lease = a.take().lease
+            score = 0.9 if lease.trial == 0 else 0.1
+            for fold in (1, 2, 3):
+                if a.report(lease, fold, score).stop:
+                    stopped = lease
+                    break
+            else:
+                a.tell(lease, score, score, score)
+        a.id = _another(a)
+        adopted = a.take()
+        assert adopted.lease.trial == stopped.trial
+        assert adopted.decided == "hyperband"
+
+
+def test_an_enqueued_trial_is_taken_once(storage: str) -> None:
+    with desks(storage, 2) as (a, b):
+
+        def enqueue(connection, opened):  # type: ignore[no-untyped-def]
+            with joined(a.engine, connection) as inner:
+                study = optuna.load_study(study_name="s", storage=inner)
+                study.enqueue_trial({"learning_rate": 1e-4, "batch_size": 32})
+
+        a.do(enqueue)
+        first, second = a.take(), b.take()
+        assert first.params == {"learning_rate": 1e-4, "batch_size": 32}
+        assert second.lease.trial != first.lease.trial
+
+
+def test_a_running_trial_of_another_program_is_failed(storage: str) -> None:
+    with desks(storage, 1) as (a,):
+
+        def ask(connection, opened):  # type: ignore[no-untyped-def]
+            with opened.within(connection) as study:
+                study.ask()
+
+        a.do(ask)
+        assert a.do(finish_orphans) == 1
+        assert a.do(finish_orphans) == 0
+        assert a.whole_trial() == 1
+        assert a.states() == ["FAIL", "COMPLETE"]

@@ -1,0 +1,239 @@
+"""The store is made once; joiners check it; nobody joins who would run another study."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+import sqlalchemy as sa
+from desk import identity_of, spec_of
+from processes import HERE
+
+from criteria_cli.errors import StoreError, UsageError
+from criteria_cli.hpo import prepare as preparing
+from criteria_cli.hpo.engine import make_engine
+from criteria_cli.hpo.prepare import prepare
+from criteria_cli.hpo.runs_folder import claim_folder
+from criteria_cli.hpo.schema import read_versions
+from criteria_cli.hpo.url import read_url
+
+STARTER = """
+import sys
+from desk import identity_of, spec_of
+from criteria_cli.hpo.prepare import prepare
+from criteria_cli.hpo.url import read_url
+identity = identity_of(spec_of())
+print("ready", flush=True)
+sys.stdin.readline()
+print(prepare(read_url(sys.argv[1]), identity))
+"""
+
+
+def test_eight_first_starters_make_one_study(empty_storage: str) -> None:
+    starters = [
+        subprocess.Popen(
+            [sys.executable, "-c", STARTER, empty_storage],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={"PYTHONPATH": str(HERE), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
+        )
+        for _ in range(8)
+    ]  # fmt: skip
+    for starter in starters:
+        assert starter.stdout is not None
+        assert starter.stdout.readline() == "ready\n"
+    for starter in starters:
+        assert starter.stdin is not None
+        starter.stdin.write("\n")
+        starter.stdin.flush()
+    answers = [starter.communicate(timeout=120) for starter in starters]
+    assert [starter.returncode for starter in starters] == [0] * 8, answers
+    assert len({out for out, _ in answers}) == 1
+    assert _count(empty_storage, "studies") == _count(empty_storage, "criteria_studies") == 1
+
+
+def _count(storage: str, table: str) -> int:
+    return int(_rows(storage, f"select count(*) from {table}")[0][0])
+
+
+def _rows(storage: str, statement: str) -> list[sa.Row[tuple[object, ...]]]:
+    engine = make_engine(read_url(storage))
+    with engine.begin() as connection:
+        result = connection.execute(sa.text(statement))
+        found = list(result) if result.returns_rows else []
+    engine.dispose()
+    return found
+
+
+@pytest.mark.parametrize("place", ["prepare.optuna", "prepare.tables", "prepare.study"])
+def test_a_start_that_breaks_off_is_completed_by_the_next(
+    empty_storage: str, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(passed: str) -> None:
+        if passed == place:
+            raise InterruptedError
+
+    monkeypatch.setattr(preparing, "failpoint", fail)
+    with pytest.raises(InterruptedError):
+        prepare(read_url(empty_storage), identity_of(spec_of()))
+    monkeypatch.undo()
+    prepare(read_url(empty_storage), identity_of(spec_of()))
+    assert _count(empty_storage, "criteria_studies") == 1
+
+
+def test_optuna_opens_the_same_store(storage: str) -> None:
+    prepare(read_url(storage), identity_of(spec_of()))
+    address = read_url(storage).sqlalchemy.render_as_string(hide_password=False)
+    backend = optuna.storages.RDBStorage(address)
+    assert optuna.load_study(study_name="s", storage=backend).direction.name == "MAXIMIZE"
+    assert backend.get_current_version() == backend.get_head_version()
+    backend.engine.dispose()
+
+
+# -- identity ------------------------------------------------------------------------------------
+
+
+def _snapshot(storage: str) -> list[object]:
+    return [
+        *_rows(storage, "select * from criteria_studies"),
+        *_rows(storage, "select * from studies"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "identity", "message"),
+    [
+        (
+            {"training": {"epochs": 9}},
+            {},
+            "study `s` was made with other settings: `training.epochs` (2 in the study, 9 here)",
+        ),
+        (
+            {"search": {"batch_size": {"choices": [16, 32]}}},
+            {},
+            "`search.learning_rate` ({low = 1e-06, high = 0.001, log = True} in the study, none",
+        ),
+        (
+            {"pruner": {"type": "median", "startup_trials": 3}},
+            {},
+            "`pruner.startup_trials` (10 in the study, 3 here), `pruner.type` (none in the study,",
+        ),
+        (
+            {},
+            {"data_sha256": "77ab03de" + "0" * 56},
+            "the data differ from those of study `s` (sha256 dddddddd, now 77ab03de)",
+        ),
+        (
+            {},
+            {"versions": {"optuna": "4.9.0"}},
+            "study `s` was made with other versions: `optuna` (5.0.0 in the study, 4.9.0 here)",
+        ),
+    ],
+)
+def test_another_study_under_the_same_name_is_refused_key_by_key(
+    storage: str, changes: dict[str, object], identity: dict[str, object], message: str
+) -> None:
+    prepare(read_url(storage), identity_of(spec_of()))
+    before = _snapshot(storage)
+    with pytest.raises(UsageError) as refused:
+        prepare(read_url(storage), identity_of(spec_of(**changes), **identity))
+    assert message in refused.value.message
+    assert "--name" in refused.value.hint
+    assert _snapshot(storage) == before
+
+
+def test_local_settings_and_a_renamed_file_may_differ(storage: str) -> None:
+    first = prepare(read_url(storage), identity_of(spec_of()))
+    other = spec_of(
+        training={"epochs": 2, "eval_batch_size": 8, "vram_headroom": 0.2},
+        budget={"trials": 99},
+    )
+    assert prepare(read_url(storage), identity_of(other)) == first
+
+
+def test_a_setting_that_the_study_did_not_know_counts_as_its_default(storage: str) -> None:
+    prepare(read_url(storage), identity_of(spec_of()))
+    stored = json.loads(str(_rows(storage, "select identity from criteria_studies")[0][0]))
+    del stored["training.label_smoothing"]
+    engine = make_engine(read_url(storage))
+    with engine.begin() as connection:
+        connection.execute(
+            sa.text("update criteria_studies set identity = :it"), {"it": json.dumps(stored)}
+        )
+    engine.dispose()
+    prepare(read_url(storage), identity_of(spec_of()))
+    with pytest.raises(UsageError, match="label_smoothing"):
+        prepare(
+            read_url(storage),
+            identity_of(spec_of(training={"epochs": 2, "label_smoothing": 0.1})),
+        )
+
+
+def test_a_budget_changes_only_when_it_is_asked_for(storage: str) -> None:
+    url = read_url(storage)
+    prepare(url, identity_of(spec_of()), trials=7)
+    prepare(url, identity_of(spec_of(budget={"trials": 50})))
+    assert _rows(storage, "select target from criteria_studies") == [(7,)]
+    prepare(url, identity_of(spec_of()), trials=9)
+    assert _rows(storage, "select target from criteria_studies") == [(9,)]
+
+
+# -- the folder of results -----------------------------------------------------------------------
+
+
+def test_a_folder_with_results_of_another_study_is_refused(storage: str, tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "s"
+    known = claim_folder(folder)
+    url = read_url(storage)
+    known.keep(prepare(url, identity_of(spec_of()), folder=known))
+    assert prepare(url, identity_of(spec_of()), folder=claim_folder(folder))
+    (folder / "trial-0").mkdir(mode=0o700)
+    engine = make_engine(url)
+    with engine.begin() as connection:
+        connection.execute(sa.text("delete from criteria_studies"))
+    engine.dispose()
+    with pytest.raises(StoreError, match="has no study `s`, but `runs/s` holds 1 trials"):
+        prepare(url, identity_of(spec_of()), folder=claim_folder(folder))
+    assert _count(storage, "criteria_studies") == 0
+
+
+def test_a_lost_database_file_is_not_replaced_by_an_empty_one(tmp_path: Path) -> None:
+    """An SQLite file of 0 bytes is silently a new database: the results say otherwise."""
+    url, folder = read_url(f"sqlite:///{tmp_path / 'store.db'}"), tmp_path / "runs" / "s"
+    known = claim_folder(folder)
+    known.keep(prepare(url, identity_of(spec_of()), folder=known))
+    (folder / "trial-0").mkdir(mode=0o700)
+    url.path.write_bytes(b"")
+    with pytest.raises(StoreError) as refused:
+        prepare(url, identity_of(spec_of()), folder=claim_folder(folder))
+    assert refused.value.code == "store.other_runs"
+    assert url.path.stat().st_size == 0
+
+
+# -- tables of others ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("statement", "code"),
+    [
+        ("update alembic_version set version_num = 'v9.9.0.a'", "store.new_optuna"),
+        ("update alembic_version set version_num = 'v2.6.0.a'", "store.old_optuna"),
+        ("update alembic_version set version_num = 'ae1027a6acf'", "store.foreign_schema"),
+        ("update criteria_alembic_version set version_num = '9999'", "store.new_schema"),
+    ],
+)
+def test_other_tables_are_refused_and_left_alone(storage: str, statement: str, code: str) -> None:
+    prepare(read_url(storage), identity_of(spec_of()))
+    _rows(storage, statement)
+    engine = make_engine(read_url(storage))
+    with engine.begin() as connection:
+        before = read_versions(connection)
+    with pytest.raises(StoreError) as refused:
+        prepare(read_url(storage), identity_of(spec_of()))
+    assert refused.value.code == code
+    with engine.begin() as connection:
+        assert read_versions(connection) == before
+    engine.dispose()

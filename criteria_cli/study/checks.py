@@ -27,6 +27,7 @@ ACTS_ONLY_WITH: dict[str, tuple[str, Scalar]] = {
     "augmentation.probability": ("augmentation.enable", True),
     "augmentation.words": ("augmentation.enable", True),
     "augmentation.variants": ("augmentation.enable", True),
+    "augmentation.language_model": ("augmentation.method", "contextual"),
 }
 """Settings that do nothing unless another has a certain value."""
 

@@ -76,6 +76,16 @@ class DataSpec(_Section):
             raise ValueError(f"format `{self.format}` needs `data.path`")
         return self
 
+    @model_validator(mode="after")
+    def _acts(self) -> Self:
+        idle = ("path", "columns", "delimiter") if self.format == "synthetic" else ("posts",)
+        for name in idle:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"format `{self.format}` does not read `data.{name}`")
+        if self.format == "redsm5" and self.columns != Columns(group=self.columns.group):
+            raise ValueError("format `redsm5` reads no other `data.columns` than `group`")
+        return self
+
 
 class ModelSpec(_Section):
     """The checkpoint that is fine-tuned and how a pair becomes its input."""
@@ -88,6 +98,9 @@ class ModelSpec(_Section):
     head: Literal["auto", "two_logits", "one_logit", "entailment"] = "auto"
     """How the score is read: `auto` keeps the one logit of a reranker and the entailment
     direction of an NLI checkpoint, and gives every other encoder two logits."""
+    attention: Literal["auto", "reference"] = "auto"
+    """`auto` computes DeBERTa-v2 and v3 in a faster order, equal up to rounding; `reference` runs
+    the code of transformers."""
     hidden_dropout: Fraction | None = None
     attention_dropout: Fraction | None = None
     classifier_dropout: Fraction | None = None
@@ -177,6 +190,8 @@ class AugmentationSpec(_Section):
     """The share of an evidence sentence's words that are replaced."""
     variants: Annotated[int, Field(ge=1)] = 4
     """Rewritings made once per pair and reused."""
+    language_model: str = "distilbert/distilroberta-base"
+    """The masked language model of `contextual`, a Hugging Face name or a local directory."""
 
 
 class Parameter(_Section):

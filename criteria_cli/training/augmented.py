@@ -17,6 +17,9 @@ class Augmented:
         post: (corpus pairs,) each pair's own post, a row of the token store.
         variants: rows of the token store that may stand in for a pair's post, by pair.
         probability: how often, per pair with variants and epoch, one of them does.
+
+    Attributes:
+        applied: how often one did, so far.
     """
 
     def __init__(
@@ -32,6 +35,7 @@ class Augmented:
             self._count[pair] = len(own)
             rows.extend(map(int, own))
         self._rows = np.array(rows, dtype=np.int64)
+        self.applied = 0
 
     def posts(self, pairs: Integers, position: tuple[int, int, int]) -> Integers:
         """(pairs,) the row of the post that each pair has in this epoch.
@@ -48,4 +52,5 @@ class Augmented:
         taken = pairs[chosen]
         offset = (which[chosen] * self._count[taken]).astype(np.int64)
         posts[chosen] = self._rows[self._first[taken] + offset]
+        self.applied += int(chosen.sum())
         return posts

@@ -6,8 +6,8 @@ import hashlib
 import json
 import platform
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,17 +19,18 @@ from criteria_cli import __version__
 from criteria_cli.data.corpus import load_corpus
 from criteria_cli.data.folds import Fold, split
 from criteria_cli.errors import CriteriaError, TrialFailed, UsageError
-from criteria_cli.study.messages import Ready, TrainerSetup
+from criteria_cli.study.messages import Learned, Ready, TrainerSetup
 from criteria_cli.study.spec import LOCAL_KEYS, Hyperparameters, ModelSpec, StudySpec, flatten
 from criteria_cli.study.trial import FoldReport, Outcome, Report, TrialRun, Verdict
-from criteria_cli.training import memory
-from criteria_cli.training.batches import Planner
+from criteria_cli.training.admission import Admission, admit
+from criteria_cli.training.augmentation import Rewritten, Variants, rewritten
+from criteria_cli.training.capabilities import refuse_unusable
 from criteria_cli.training.checkpoint import Checkpoints
 from criteria_cli.training.devices import open_device, precision_for
 from criteria_cli.training.examples import Examples
 from criteria_cli.training.loop import FitResult, fit
-from criteria_cli.training.memory import Limits, MemoryModel, parse_headroom
-from criteria_cli.training.model import Encoder, load_encoder
+from criteria_cli.training.model import Encoder, load_encoder, structure
+from criteria_cli.training.probe import ProbeSettings
 from criteria_cli.training.replay import is_out_of_memory
 from criteria_cli.training.resident import ResidentModel
 from criteria_cli.training.results import TrialFolder
@@ -51,6 +52,7 @@ class _Loaded:
     """A model and its tokens: what follows from `model.name` and `model.head`."""
 
     model: ResidentModel
+    admission: Admission
     posts: TokenTexts
     criteria: TokenTexts
     template: PairTemplate
@@ -60,12 +62,18 @@ class _Loaded:
 class Trainer:
     """Data, folds, tokens, one model and a device, kept from trial to trial.
 
+    Args:
+        learn: hears of memory models that were measured or lowered.
+
     Raises:
         CriteriaError: the data, the model or the device cannot be used.
     """
 
-    def __init__(self, setup: TrainerSetup) -> None:
+    def __init__(
+        self, setup: TrainerSetup, learn: Callable[[Learned], None] = lambda _: None
+    ) -> None:
         settle(setup.threads)
+        self._learn = learn
         self.setup = setup
         self.spec = setup.spec
         self.device = open_device(setup.device)
@@ -73,8 +81,11 @@ class Trainer:
         self.corpus = load_corpus(self.spec.data, setup.base)
         self.folds = split(self.corpus, self.spec.validation)
         self._loaded: _Loaded | None = None
-        self._loaded_as: tuple[str, str] = ("", "")
-        self._load(self.spec.model)
+        self._loaded_as: tuple[object, ...] = ()
+        self._variants = Variants(
+            self.corpus, setup.directory / CACHE, self.device, self.spec.validation.seed
+        )
+        refuse_unusable(self._load(self.spec.model).model.encoder, self.spec)
 
     def ready(self) -> Ready:
         """What the supervisor is told when everything is in place."""
@@ -145,20 +156,40 @@ class Trainer:
         checkpoints: Checkpoints | None = None,
         keep_best: bool = False,
     ) -> FitResult:
-        """Train the model that `hyperparameters` name on some pairs; see `loop.fit`."""
-        return fit(
-            self.model(hyperparameters.model),
-            self.examples(hyperparameters.model),
-            train,
-            validation,
-            hyperparameters,
-            metric=self.spec.validation.metric,
-            seed=seed,
-            report=report,
-            fold=fold,
-            checkpoints=checkpoints,
-            keep_best=keep_best,
-        )
+        """Train the model that `hyperparameters` name on some pairs; see `loop.fit`.
+
+        Where augmentation is on, the evidence of positive pairs among `train` is rewritten.
+        """
+        loaded = self._load(hyperparameters.model)
+        rewritten = self._rewritten(hyperparameters, train)
+        try:
+            with self.device.use():
+                result = fit(
+                    loaded.model,
+                    rewritten.examples,
+                    train,
+                    validation,
+                    hyperparameters,
+                    metric=self.spec.validation.metric,
+                    seed=seed,
+                    report=report,
+                    fold=fold,
+                    checkpoints=checkpoints,
+                    keep_best=keep_best,
+                    augmented=rewritten.augmented,
+                )
+        finally:
+            self._tell(loaded.admission)
+        return replace(result, costs={**result.costs, **rewritten.counts()})
+
+    def _rewritten(self, hyperparameters: Hyperparameters, train: Integers) -> Rewritten:
+        examples = self.examples(hyperparameters.model)
+        if not hyperparameters.augmentation.enable:
+            return Rewritten(examples)
+        with self.device.use():
+            made = self._variants.of(train, hyperparameters.augmentation)
+        tokenizer = self.model(hyperparameters.model).encoder.tokenizer
+        return rewritten(examples, made, hyperparameters.augmentation.probability, tokenizer)
 
     def model(self, spec: ModelSpec) -> ResidentModel:
         """The resident model of `spec`, with the weights that the last fit left."""
@@ -166,9 +197,10 @@ class Trainer:
 
     def _run(self, hyperparameters: Hyperparameters, report: Report, run: TrialRun) -> Outcome:
         folder = TrialFolder(run.directory, self.fingerprint(hyperparameters, run.seed))
+        elsewhere = {fold.fold: fold for fold in run.finished}  # on a machine with another disk
         finished: list[FoldReport] = []
         for fold in self.folds:
-            done = folder.load_fold(fold.number)
+            done = folder.load_fold(fold.number) or elsewhere.get(fold.number)
             if done is None:
                 checkpoints = Checkpoints(
                     run.directory / "checkpoints", fold.number, folder.fingerprint
@@ -211,10 +243,11 @@ class Trainer:
 
     def _load(self, spec: ModelSpec) -> _Loaded:
         """The model that `spec` names, the resident one if it is the same."""
-        wanted = (spec.name, spec.head)
+        wanted = structure(spec)
         if self._loaded is None or self._loaded_as != wanted:
             self._loaded = None  # before the next is built: never two models in memory
-            self._loaded = self._load_anew(spec)
+            with self.device.use():
+                self._loaded = self._load_anew(spec)
             self._loaded_as = wanted
         return self._loaded
 
@@ -223,37 +256,35 @@ class Trainer:
         criteria = [criterion.text for criterion in corpus.criteria]
         encoder = load_encoder(spec, lambda: [*corpus.texts, *criteria], cache)
         tokenizer = encoder.tokenizer
+        admission = self._admit(encoder, spec)
         return _Loaded(
-            model=ResidentModel(encoder, self.device, self._planner(encoder), self.precision),
+            model=ResidentModel(encoder, self.device, admission.planner, self.precision),
+            admission=admission,
             posts=cached_tokens(tokenizer, corpus.texts, cache),
             criteria=cached_tokens(tokenizer, criteria, cache),
             template=PairTemplate.of(tokenizer),
             cut_left=tokenizer.truncation_side == "left",
         )
 
-    def _planner(self, encoder: Encoder) -> Planner:
-        training = self.spec.training
-        longest = self.spec.model.max_length
-        rows = None if training.eval_batch_size == "auto" else training.eval_batch_size
-        if not training.auto_detect_batch_size:
-            return Planner(memory.whole_batches(longest, evaluation_rows=rows))
-        limits = self._limits(encoder, longest)
-        return Planner(limits if rows is None else limits.with_evaluation_rows(rows))
-
-    def _limits(self, encoder: Encoder, longest: int) -> Limits:
-        device = self.device
-        if self.setup.memory is not None:
-            kept = parse_headroom(self.spec.training.vram_headroom).of(device.total_bytes())
-            cap = memory.cap_bytes(device.free_bytes(), device.reserved_bytes(), kept)
-            return Limits.under(MemoryModel.from_json(self.setup.memory), cap)
-        return memory.assumed_limits(
-            encoder.module.config,
-            sum(parameter.numel() for parameter in encoder.module.parameters()),
-            longest,
-            total_bytes=device.total_bytes(),
-            free_bytes=device.free_bytes(),
-            headroom=self.spec.training.vram_headroom,
+    def _admit(self, encoder: Encoder, spec: ModelSpec) -> Admission:
+        """What fits on the device of the study's largest step, with the model that `spec` names."""
+        largest = ProbeSettings.of(self.spec, self.device.spelled, spec)
+        admission = admit(
+            self.device,
+            self.precision,
+            largest.model,
+            largest.training,
+            encoder.module,
+            known=self.setup.memory,
         )
+        self._tell(admission)
+        return admission
+
+    def _tell(self, admission: Admission) -> None:
+        """Let the store know of a memory model that is new or was lowered."""
+        news = admission.learned()
+        if news is not None:
+            self._learn(Learned(*news))
 
     def examples(self, spec: ModelSpec) -> Examples:
         """The corpus's pairs as the model of `spec` reads them."""

@@ -74,8 +74,8 @@ class ResidentModel:
         nn.Module.to(self.module, device.torch_device)
         self.forward: Forward = choose_forward(encoder.module, device, attention)
         self.parameters = dict(self.module.named_parameters())
-        self._trainable = {name: p.requires_grad for name, p in self.parameters.items()}
-        self._pristine = WeightCopy(list(self.parameters.values()))
+        self._trainable = [p for p in self.parameters.values() if p.requires_grad]
+        self._pristine = WeightCopy(self._trainable)  # of the others, none ever changes
         self._pristine.take()
         self._best: WeightCopy | None = None
         self._memory = OptimizerMemory()
@@ -88,8 +88,9 @@ class ResidentModel:
         """
         self._pristine.restore()
         apply_model_settings(self.encoder, hyperparameters.model)
-        for name, parameter in self.parameters.items():
-            parameter.requires_grad_(self._trainable[name])
+        self.forward = choose_forward(self.module, self.device, hyperparameters.model.attention)
+        for parameter in self._trainable:
+            parameter.requires_grad_(True)
             parameter.grad = None
         freeze(self.module, hyperparameters.training.frozen_layers)
         return self._memory.build(self.module, hyperparameters.training)
@@ -111,4 +112,5 @@ class ResidentModel:
 
     def scores(self, batch: TokenBatch) -> Tensor:
         """Log-odds (rows,) of the positive class, float32. Runs under the caller's autocast."""
-        return self.encoder.scores(self.forward(self.inputs(batch)))
+        scores = self.encoder.scores(self.forward(self.inputs(batch)))
+        return scores if batch.windows is None else batch.windows.pool(scores)

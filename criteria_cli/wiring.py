@@ -47,8 +47,9 @@ def search(definition: Definition, options: SearchOptions, observer: Observer) -
     from criteria_cli.data.corpus import load_corpus
     from criteria_cli.hpo import supervisor
     from criteria_cli.hpo.device_locks import Card
-    from criteria_cli.training import threads
+    from criteria_cli.training import requirements, threads
 
+    requirements.require_torch()
     corpus = load_corpus(definition.spec.data, definition.base)
     asks_for_cards = options.device != "cpu"
     machine = supervisor.Machine(
@@ -183,8 +184,9 @@ def probe_devices(definition: Definition, device: str, *, refresh: bool) -> tupl
         MachineError: no such device, or not one pair fits.
         UsageError: the model or the headroom cannot be used.
     """
-    from criteria_cli.training import probe
+    from criteria_cli.training import probe, requirements
 
+    requirements.require_torch()
     return probe.probe_all(definition.spec, device, refresh=refresh)
 
 
@@ -220,8 +222,9 @@ def train(order: TrainOrder, report: Report) -> TrainedModel:
         Saved: `report` asked to stop; everything is saved and the same order goes on.
         TrialFailed: with its cause.
     """
-    from criteria_cli.training import final
+    from criteria_cli.training import final, requirements
 
+    requirements.require_torch()
     return final.train(order, report)
 
 
@@ -232,6 +235,7 @@ def predict(order: PredictOrder, report: PredictReport) -> PredictResult:
         UsageError: the model or the file cannot be used.
         Saved: `report` asked to stop; the same order goes on.
     """
-    from criteria_cli.training import prediction_files
+    from criteria_cli.training import prediction_files, requirements
 
+    requirements.require_torch()
     return prediction_files.predict_file(order, report)

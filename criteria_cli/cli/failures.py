@@ -210,5 +210,6 @@ def _meant(name: str, known: Iterable[str]) -> str:
 
 def _plain(message: str) -> str:
     """A foreign sentence in our form: lower case, no full stop, backticks."""
-    text = re.sub(r"'([^']*)'", r"`\1`", message.strip().rstrip("."))
+    text = message.strip().rstrip(".").removeprefix("Value error, ")
+    text = re.sub(r"'([^']*)'", r"`\1`", text)
     return " ".join(f"{text[:1].lower()}{text[1:]}".split())

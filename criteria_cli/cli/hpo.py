@@ -25,6 +25,7 @@ from criteria_cli.cli.arguments import (
 )
 from criteria_cli.cli.definitions import definition_of, described_data, refuse_searched, tell
 from criteria_cli.cli.environment import runs_directory
+from criteria_cli.cli.folders import nothing_left_if_refused
 from criteria_cli.cli.layout import is_terminal, line, show, width_of
 from criteria_cli.cli.store import Store, store
 from criteria_cli.cli.words import count, duration, score
@@ -144,8 +145,8 @@ def _run(
     tell(f"{definition.spec.name}: {data_line(summary)}")
     if not is_terminal(sys.stderr):
         show(folds_screen(summary, None), sys.stderr)
-    log = runs_directory() / definition.spec.name / "hpo.log"
-    with watching(str(log)) as observer:
+    folder = runs_directory() / definition.spec.name
+    with nothing_left_if_refused(folder), watching(str(folder / "hpo.log")) as observer:
         result = wiring.search(definition, options, observer)
     if as_json:
         print_json(result.status.to_json(), indent=None)

@@ -28,6 +28,7 @@ from criteria_cli.cli.arguments import (
 )
 from criteria_cli.cli.definitions import definition_of, described_data, refuse_searched, tell
 from criteria_cli.cli.environment import runs_directory, thread_count
+from criteria_cli.cli.folders import nothing_left_if_refused
 from criteria_cli.cli.layout import line, show, width_of
 from criteria_cli.cli.store import store
 from criteria_cli.errors import UsageError
@@ -199,7 +200,11 @@ def _run(order: TrainOrder, summary: DataSummary, *, as_json: bool) -> int:
 
     tell(f"{order.spec.name}: {data_line(summary)}")
     tell(f"trains {order.origin}")
-    with stopping() as stopped, following(order, stopped) as report:
+    with (
+        nothing_left_if_refused(order.directory),
+        stopping() as stopped,
+        following(order, stopped) as report,
+    ):
         model = wiring.train(order, report)
     if as_json:
         print_json(document(model))

@@ -153,7 +153,7 @@ def _postgres_error(text: str, error: BaseException, url: StoreUrl) -> StoreErro
         return say(f"host `{bare}` cannot be found", "host")
     if "connection refused" in lowered or "no such file or directory" in lowered:
         return say(f"`{host}` refused the connection", "refused")
-    if re.search(r"definition of service .* not found", lowered):
+    if re.search(r"definition of service .* not found|service file .* not found", lowered):
         return say(f"service `{url.sqlalchemy.query.get('service')}` is not known", "service")
     if "password" in lowered and ("authentication failed" in lowered or "no password" in lowered):
         shared = _shared_passfile()
@@ -168,7 +168,7 @@ def _postgres_error(text: str, error: BaseException, url: StoreUrl) -> StoreErro
         return say(f"database `{database}` does not exist on `{bare}`", "database")
     if re.search(r'role ".*" does not exist', lowered):
         return say(f"`{bare}` knows no user `{user}`", "user")
-    if "too many clients" in lowered or "remaining connection slots" in lowered:
+    if "too many c" in lowered or "remaining connection slots" in lowered:
         return say(f"`{bare}` has no free connection", "full", "fewer workers, or a pooler")
     if state == "25006" or "read-only" in lowered:
         return say(f"`{bare}` is read-only", "read_only")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,12 +25,13 @@ from criteria_cli.hpo.facts import (
 )
 
 RUNNER = """
-import sys
+import os, sys
+exec(os.environ.pop("TEST_PRELUDE", ""))
 from criteria_cli.cli.app import main
 code = main()
 heavy = ("torch", "transformers", "optuna", "sklearn", "sqlalchemy", "rich", "pydantic", "numpy")
-with open(sys.argv[0] + ".modules", "w") as file:
-    file.write("\\n".join(name for name in heavy if name in sys.modules))
+with open(os.environ["TEST_MODULES"], "w") as file:
+    file.write(" ".join(name for name in heavy if name in sys.modules))
 sys.exit(code)
 """
 
@@ -47,27 +50,29 @@ class Ran:
 Run = Callable[..., Ran]
 
 
-@pytest.fixture
-def run(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Runs `criteria` with arguments in `tmp_path`, with a clean environment."""
+@pytest.fixture(scope="session")
+def run_in(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Runs `criteria` in a folder: `run_in(folder, "status", env={...})`."""
     script = tmp_path_factory.mktemp("runner") / "criteria"
     script.write_text(RUNNER)
+    modules = script.with_suffix(".modules")
 
     def call(
+        folder: Path,
         *arguments: str,
         env: Mapping[str, str] | None = None,
-        cwd: Path = tmp_path,
+        prelude: str = "",
         timeout: float = 120,
-        stdout: int | None = None,
+        stdout: Any = None,
     ) -> Ran:
-        modules = Path(f"{script}.modules")
         modules.unlink(missing_ok=True)
+        more = {**(env or {}), "TEST_PRELUDE": prelude, "TEST_MODULES": str(modules)}
         done = subprocess.run(
             [sys.executable, str(script), *arguments],
-            cwd=cwd,
-            env=environment(env),
+            cwd=folder,
+            env=environment(more),
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE if stdout is None else stdout,
+            stdout=stdout or subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             timeout=timeout,
@@ -79,14 +84,20 @@ def run(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return call
 
 
-def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
+@pytest.fixture
+def run(run_in: Run, tmp_path: Path) -> Run:
+    """Runs `criteria` in this test's folder."""
+    return functools.partial(run_in, tmp_path)
+
+
+def environment(more: Mapping[str, str]) -> dict[str, str]:
     """This environment without what would change a command's answer."""
     kept = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("CRITERIA_", "PG", "HF_", "CUDA_VISIBLE"))
     }
-    return {**kept, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **(more or {})}
+    return {**kept, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **more}
 
 
 @pytest.fixture

@@ -152,7 +152,7 @@ def test_the_live_screen_fits(
 
 
 def test_the_live_screen_shows_what_a_worker_does(study_status: StudyStatus) -> None:
-    for width in (80, 120):
+    for width in (80, 120, 160):
         text = "\n".join(texts(screen(view(study_status), [], "runs/x/hpo.log", width, 30)))
         for expected in (
             "140/200",

@@ -1,0 +1,324 @@
+"""Supervisor and trainer: either may be killed, stopped or told to end at any moment."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+from invariants import check, trained_twice
+from processes import Place, is_running, wait_until
+
+from criteria_cli.hpo.engine import reading_engine
+from criteria_cli.hpo.tables import attempts
+from criteria_cli.hpo.url import read_url
+
+
+def outcomes(place: Place) -> list[tuple[int, str, str | None]]:
+    """(trial, outcome, cause) of every attempt, in order."""
+    engine = reading_engine(read_url(place.storage))
+    with engine.begin() as connection:
+        rows = connection.execute(attempts.select().order_by(attempts.c.trial, attempts.c.token))
+        found = [(row.trial, row.outcome, row.cause) for row in rows]
+    engine.dispose()
+    return found
+
+
+# -- the trainer dies ----------------------------------------------------------------------------
+
+
+@pytest.mark.fault(4, 5, 6)
+@pytest.mark.parametrize(
+    ("action", "cause", "at"), [("kill", "killed", 3), ("abort", "crashed", 6)]
+)
+def test_a_trainer_that_dies_costs_an_attempt_and_no_fold(
+    sqlite_place: Place, action: str, cause: str, at: int
+) -> None:
+    place = sqlite_place.write(trials=2, folds=2, epochs=4)
+    faults = {"TRAINER_FAULTS": f"trainer.epoch:{action}@{at}", "CRITERIA_FAULTS_ONCE": "."}
+    worker = place.start(env=faults)
+    assert worker.end() == 0, worker.text
+    assert outcomes(place)[0] == (0, "retried", cause)
+    check(place.storage, place.runs, place.name, target=2)
+    again = trained_twice(place.runs / place.name)
+    assert again["folds_again"] == 0
+    assert again["epochs_again"] <= 1
+
+
+@pytest.mark.fault(54)
+def test_a_stuck_trainer_is_stopped_with_its_stacks_in_the_log(sqlite_place: Place) -> None:
+    place = sqlite_place.write(trials=1)
+    place.timings["progress"] = 1.5
+    faults = {"TRAINER_FAULTS": "trainer.epoch:hang@2", "CRITERIA_FAULTS_ONCE": "."}
+    worker = place.start(env=faults)
+    assert worker.end() == 0, worker.text
+    assert outcomes(place)[0] == (0, "retried", "stuck")
+    log = place.log.read_text()
+    assert "most recent call first" in log
+    assert "in _fold" in log
+    check(place.storage, place.runs, place.name, target=1)
+
+
+def test_a_trial_that_kills_trainers_is_failed_and_replaced(sqlite_place: Place) -> None:
+    place = sqlite_place.write(trials=1, epochs=1)
+    faults = {"TRAINER_FAULTS": "trainer.fold:kill@1"}
+    worker = place.start(env=faults)
+    assert worker.end() == 1, worker.text
+    assert outcomes(place)[:2] == [(0, "retried", "killed"), (0, "failed", "killed")]
+    assert "trials in a row failed here" in worker.text
+
+
+@pytest.mark.fault(57)
+@pytest.mark.parametrize(("refusal", "status"), [("machine", 3), ("usage", 2)])
+def test_a_machine_that_cannot_train_touches_no_trial(
+    sqlite_place: Place, refusal: str, status: int
+) -> None:
+    place = sqlite_place.write()
+    worker = place.start(env={"SYNTHETIC_REFUSE": refusal})
+    assert worker.end() == status
+    assert "nothing" in worker.text
+    assert outcomes(place) == []
+
+
+# -- the supervisor dies -------------------------------------------------------------------------
+
+
+@pytest.mark.fault(7)
+def test_a_trainer_dies_with_its_supervisor_and_another_goes_on(place: Place) -> None:
+    place.write(trials=2, epochs=30)
+    first = place.start()
+    first.wait_for(r"EpochEnded.*trial=0.*fold=1.*epoch=3,")
+    trainers = first.trainers()
+    assert len(trainers) == 1
+    first.kill()
+    wait_until(lambda: not is_running(trainers[0]), 2.0, "the trainer's end")
+    second = place.start()
+    second.wait_for(r"TrialStarted.*trial=0, attempt=2")
+    assert second.end() == 0, second.text
+    check(place.storage, place.runs, place.name, target=2)
+    assert trained_twice(place.runs / place.name)["epochs_again"] <= 1
+
+
+@pytest.mark.fault(9, 10, 11)
+@pytest.mark.parametrize(
+    "where",
+    [
+        "claim.asked",
+        "claim.granted",
+        "claim.after",
+        "report.stored",
+        "result.before_tell",
+        "tell.told",
+    ],
+)
+def test_a_kill_at_a_bad_moment_loses_and_doubles_nothing(place: Place, where: str) -> None:
+    place.write(trials=2)
+    first = place.start(env={"CRITERIA_FAULTS": f"{where}:kill@1"})
+    assert first.end() == -signal.SIGKILL
+    second = place.start()
+    assert second.end() == 0, second.text
+    check(place.storage, place.runs, place.name, target=2)
+    again = trained_twice(place.runs / place.name)
+    assert again["folds_again"] == again["epochs_again"] == 0
+
+
+@pytest.mark.fault(10)
+def test_a_kill_in_the_middle_of_an_adoption(sqlite_place: Place) -> None:
+    place = sqlite_place.write(trials=2)
+    first = place.start(env={"CRITERIA_FAULTS": "report.stored:kill@3"})
+    assert first.end() == -signal.SIGKILL
+    second = place.start(env={"CRITERIA_FAULTS": "claim.adopted:kill@1"})
+    assert second.end() == -signal.SIGKILL
+    third = place.start()
+    assert third.end() == 0, third.text
+    check(place.storage, place.runs, place.name, target=2)
+
+
+@pytest.mark.fault(15)
+def test_a_worker_that_was_frozen_finds_its_trial_taken_and_takes_another(place: Place) -> None:
+    place.write(trials=3, epochs=4)
+    frozen = place.start(env={"SYNTHETIC_EPOCH_S": "0.5"})
+    frozen.wait_for(r"EpochEnded.*trial=0.*epoch=2,")
+    trainer = frozen.trainers()[0]
+    history = place.runs / place.name / "trial-0" / "history.jsonl"
+    wait_until(lambda: len(history.read_text().splitlines()) == 3)  # no transaction is open now
+    frozen.signal(signal.SIGSTOP)
+    other = place.start()
+    other.wait_for(r"TrialStarted.*trial=0, attempt=2")
+    assert not is_running(trainer), "the frozen worker's trainer ends before its trial is taken"
+    frozen.signal(signal.SIGCONT)
+    assert frozen.end() == 0, frozen.text
+    assert other.end() == 0, other.text
+    assert "state='lost'" in frozen.text or "abandoned" in frozen.text, frozen.text
+    check(place.storage, place.runs, place.name, target=3)
+
+
+# -- signals -------------------------------------------------------------------------------------
+
+
+@pytest.mark.fault(16)
+@pytest.mark.parametrize(
+    ("number", "phase"),
+    [
+        (signal.SIGINT, r"EpochEnded"),
+        (signal.SIGTERM, r"TrialStarted"),
+        (signal.SIGHUP, r"FoldEnded"),
+        (signal.SIGUSR1, r"WorkerReady"),
+    ],
+)
+def test_the_first_signal_saves_and_gives_the_trial_back(
+    sqlite_place: Place, number: signal.Signals, phase: str
+) -> None:
+    place = sqlite_place.write(trials=1, epochs=20)
+    worker = place.start()
+    worker.wait_for(phase)
+    worker.signal(number)
+    assert worker.end(30) == 75, worker.text
+    assert f"stopped by {number.name}, everything is saved" in worker.text
+    assert all(outcome == "yielded" for _, outcome, _ in outcomes(place))
+    second = place.start()
+    assert second.end() == 0, second.text
+    check(place.storage, place.runs, place.name, target=1)
+    assert trained_twice(place.runs / place.name)["epochs_again"] == 0
+
+
+def test_a_signal_while_the_trainer_starts(sqlite_place: Place) -> None:
+    place = sqlite_place.write(trials=1)
+    worker = place.start(env={"TRAINER_FAULTS": "trainer.start:hang"})
+    wait_until(lambda: worker.trainers(), what="the trainer's start")
+    worker.signal(signal.SIGTERM)
+    assert worker.end(20) == 75, worker.text
+    assert outcomes(place) == []
+
+
+@pytest.mark.fault(17)
+def test_the_second_interrupt_ends_at_once(sqlite_place: Place) -> None:
+    place = sqlite_place.write(trials=1)
+    worker = place.start(env={"TRAINER_FAULTS": "trainer.epoch:hang@2"})
+    worker.wait_for("EpochEnded")
+    trainers = worker.trainers()
+    worker.signal(signal.SIGINT)
+    worker.wait_for("SignalSeen")
+    worker.signal(signal.SIGINT)
+    assert worker.end(10) == 130
+    wait_until(lambda: not is_running(trainers[0]), 2.0, "the trainer's end")
+    second = place.start()
+    assert second.end() == 0, second.text
+    check(place.storage, place.runs, place.name, target=1)
+
+
+@pytest.mark.fault(18)
+def test_a_storm_of_signals_is_one_signal(sqlite_place: Place) -> None:
+    place = sqlite_place.write(trials=1, epochs=20)
+    worker = place.start()
+    worker.wait_for("EpochEnded")
+    for _ in range(20):
+        worker.signal(signal.SIGTERM)
+    assert worker.end(30) == 75, worker.text
+    assert len([line for line in worker.lines if "SignalSeen" in line]) == 1
+    second = place.start()
+    assert second.end() == 0, second.text
+    check(place.storage, place.runs, place.name, target=1)
+
+
+@pytest.mark.fault(19)
+def test_a_save_that_is_too_slow_costs_the_work_since_the_last(sqlite_place: Place) -> None:
+    place = sqlite_place.write(trials=1, epochs=10)
+    place.timings["drain"] = 1.0
+    worker = place.start(env={"TRAINER_FAULTS": "trainer.save:hang@4"})
+    worker.wait_for(r"EpochEnded.*epoch=3,")
+    worker.signal(signal.SIGTERM)
+    assert worker.end(20) == 75, worker.text
+    second = place.start()
+    assert second.end() == 0, second.text
+    check(place.storage, place.runs, place.name, target=1)
+    assert trained_twice(place.runs / place.name)["epochs_again"] == 1
+
+
+# -- the budget ----------------------------------------------------------------------------------
+
+
+@pytest.mark.fault(59, 60)
+def test_workers_come_and_go_and_the_budget_is_raised(place: Place) -> None:
+    place.write(trials=3, epochs=10)
+    first = place.start()
+    first.wait_for(r"TrialEnded", count=1)
+    late = place.start(trials=5)
+    late.wait_for(r"TrialStarted")
+    first.signal(signal.SIGTERM)
+    assert first.end() == 75, first.text
+    assert late.end() == 0, late.text
+    check(place.storage, place.runs, place.name, target=5)
+
+
+def test_hours_end_a_worker_after_its_trial(sqlite_place: Place) -> None:
+    place = sqlite_place.write(trials=50)
+    worker = place.start(hours=1e-6)
+    assert worker.end() == 0, worker.text
+    assert worker.lines[-1].endswith("hours")
+    assert outcomes(place) == []
+
+
+def test_two_workers_of_one_command(sqlite_place: Place) -> None:
+    place = sqlite_place.write(trials=6, epochs=6)
+    command = place.start(workers=2)
+    assert command.end() == 0, command.text
+    check(place.storage, place.runs, place.name, target=6)
+    names = {
+        line.split("worker='")[1].split("'")[0] for line in command.lines if "WorkerReady" in line
+    }
+    assert len(names) == 2
+
+
+# -- failures ------------------------------------------------------------------------------------
+
+
+@pytest.mark.fault(2)
+def test_one_bad_machine_stops_after_three_failures_and_the_study_goes_on(
+    sqlite_place: Place,
+) -> None:
+    place = sqlite_place.write(trials=4, epochs=1)
+    good = place.start()
+    good.wait_for("TrialEnded.*complete")
+    bad = place.start(trials=9, env={"SYNTHETIC_FAIL": "cuda_oom:*"})
+    assert bad.end() == 1, bad.text
+    assert "3 trials in a row failed here, the last with `cuda_oom`" in bad.text
+    if good.end() == 0 and "target" not in good.text:
+        last = place.start()
+        assert last.end() == 0, last.text
+    failed = [trial for trial, outcome, _ in outcomes(place) if outcome == "failed"]
+    assert len(failed) <= 3
+
+
+def test_a_study_whose_first_five_trials_fail_alike_pauses(sqlite_place: Place) -> None:
+    place = sqlite_place.write(trials=9)
+    env = {"SYNTHETIC_FAIL": "model:*"}
+    first = place.start(env=env)
+    assert first.end() == 1, first.text
+    second = place.start(env=env)
+    assert second.end() == 1, second.text
+    assert "is paused: its first trials all failed with `model`" in second.text
+    healed = place.start(trials=2)
+    assert healed.end() == 0, healed.text
+    check(place.storage, place.runs, place.name, target=2)
+
+
+@pytest.mark.fault(50)
+def test_a_trial_whose_loss_is_no_number_fails_once_and_is_replaced(sqlite_place: Place) -> None:
+    place = sqlite_place.write(trials=2)
+    worker = place.start(env={"SYNTHETIC_FAIL": "nan_loss:1"})
+    assert worker.end() == 0, worker.text
+    assert (1, "failed", "nan_loss") in outcomes(place)
+    check(place.storage, place.runs, place.name, target=2)
+
+
+@pytest.mark.fault(55)
+def test_a_device_that_is_gone_stops_the_worker_and_gives_the_trial_back(
+    sqlite_place: Place,
+) -> None:
+    place = sqlite_place.write(trials=2)
+    worker = place.start(env={"SYNTHETIC_FAIL": "device:0"})
+    assert worker.end() == 3, worker.text
+    assert outcomes(place) == [(0, "yielded", None)]
+    second = place.start()
+    assert second.end() == 0, second.text
+    check(place.storage, place.runs, place.name, target=2)

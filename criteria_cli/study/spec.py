@@ -95,6 +95,14 @@ class ModelSpec(_Section):
     random weights and a tokenizer trained on the study's own texts."""
     max_length: Annotated[int, Field(ge=16)] = 512
     """Tokens of a pair; a longer post is cut, a criterion never."""
+    long_posts: Literal["truncate", "windows"] = "truncate"
+    """What happens to a post that is too long: its end goes, or it is read in windows."""
+    window_overlap: Annotated[float, Field(ge=0.0, le=0.9)] = 0.25
+    """The least share of a window that the next one repeats."""
+    max_windows: Annotated[int, Field(ge=2)] = 8
+    """Windows of a pair at most; a still longer post has them further apart."""
+    window_pooling: Literal["max", "logsumexp"] = "max"
+    """One score from all windows': the highest, or the log of the sum of their odds."""
     head: Literal["auto", "two_logits", "one_logit", "entailment"] = "auto"
     """How the score is read: `auto` keeps the one logit of a reranker and the entailment
     direction of an NLI checkpoint, and gives every other encoder two logits."""

@@ -291,3 +291,23 @@ def test_a_synthetic_corpus_about_other_criteria(put: Put) -> None:
     path = put("c.json", '{"criteria": [{"id": "a", "text": "x"}]}')
     with pytest.raises(UsageError, match="format `synthetic` is about the criteria `dsm5-mdd`"):
         load_corpus(DataSpec(format="synthetic", criteria="c.json"), path.parent)
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        ({"format": "synthetic", "path": "x"}, "format `synthetic` does not read `data.path`"),
+        (
+            {"format": "pairs", "path": "x", "posts": 20},
+            "format `pairs` does not read `data.posts`",
+        ),
+        (
+            {"path": "x", "columns": Columns(post="body")},
+            "format `redsm5` reads no other `data.columns` than `group`",
+        ),
+    ],
+)
+def test_settings_that_a_format_does_not_read(settings: dict[str, object], what: str) -> None:
+    with pytest.raises(ValueError, match=what):
+        DataSpec(**settings)
+    assert DataSpec(path="x", columns=Columns(group="author")).columns.group == "author"

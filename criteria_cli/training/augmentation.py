@@ -16,7 +16,7 @@ from criteria_cli.study.spec import AugmentationSpec
 from criteria_cli.training.augmented import Augmented
 from criteria_cli.training.devices import Device
 from criteria_cli.training.examples import Examples
-from criteria_cli.training.tokens import Integers, PairTokens, tokenize
+from criteria_cli.training.tokens import Integers, tokenize
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -114,13 +114,6 @@ def rewritten(
     for pair, own in made.texts.items():
         rows[pair] = np.arange(first + len(flat), first + len(flat) + len(own))
         flat += own
-    old = examples.tokens
-    tokens = PairTokens(
-        old.posts.extended(tokenize(tokenizer, flat)),
-        old.criteria,
-        old.template,
-        old.max_length,
-        cut_left=old.cut_left,
-    )
+    tokens = examples.tokens.with_posts(examples.tokens.posts.extended(tokenize(tokenizer, flat)))
     augmented = Augmented(examples.post, rows, probability)
     return Rewritten(replace(examples, tokens=tokens), augmented, made)

@@ -26,6 +26,13 @@ class MicroBatch:
     """Positions in the batch (or in the evaluated set), shape (n,)."""
     length: int
     """Tokens to pad each of them to."""
+    windows: int | None = None
+    """Rows on the device, where an example takes more than one."""
+
+    @property
+    def device_rows(self) -> int:
+        """Rows that go through the device."""
+        return len(self) if self.windows is None else self.windows
 
     def __len__(self) -> int:
         return int(self.rows.size)
@@ -64,24 +71,32 @@ class Planner:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
 
-    def plan(self, lengths: NDArray[np.integer]) -> list[MicroBatch]:
+    def plan(
+        self, lengths: NDArray[np.integer], rows: NDArray[np.integer] | None = None
+    ) -> list[MicroBatch]:
         """Micro-batches of one training batch, longest first.
 
         Args:
             lengths: tokens of each example, special tokens included, shape (batch,).
+            rows: rows that each example takes, shape (batch,); one each by default. An example's
+                rows stay together, even where they are more than fit.
         """
-        return cheapest(lengths, self.limits.train)
+        return cheapest(lengths, self.limits.train, rows)
 
-    def plan_evaluation(self, lengths: NDArray[np.integer]) -> list[MicroBatch]:
+    def plan_evaluation(
+        self, lengths: NDArray[np.integer], rows: NDArray[np.integer] | None = None
+    ) -> list[MicroBatch]:
         """Micro-batches of a whole set to be scored, sorted by length, longest first."""
-        return in_order(lengths, self.limits.evaluate)
+        return in_order(lengths, self.limits.evaluate, rows)
 
     def admit(self, rows: int, length: int, *, evaluation: bool = False) -> None:
         """Plan no more than `rows` at this padded length from now on: more ran out of memory."""
         self.limits = self.limits.lower(rows, length, evaluation=evaluation)
 
 
-def cheapest(lengths: NDArray[np.integer], bound: Bound) -> list[MicroBatch]:
+def cheapest(
+    lengths: NDArray[np.integer], bound: Bound, rows: NDArray[np.integer] | None = None
+) -> list[MicroBatch]:
     """The partition of the length-sorted batch into runs that costs least seconds.
 
     Dynamic programming over prefixes: `best[j]` is the least cost of the `j` longest examples. A
@@ -97,31 +112,41 @@ def cheapest(lengths: NDArray[np.integer], bound: Bound) -> list[MicroBatch]:
     most = np.array([bound.max_rows(int(length)) for length in distinct])[where]
     # a trace of convexity, far below any real difference, so that equal rows split evenly
     tie = 1e-7 * max(float(per_row[0]), 1e-12)
-    positions = np.arange(count)
+    before = _rows_before(order, rows)
     best = np.zeros(count + 1)
     start_of = np.zeros(count + 1, dtype=np.intp)
-    reach = positions + most
     for end in range(1, count + 1):
-        rows = end - positions[:end]
-        cost = best[:end] + rows * per_row[:end] + tie * rows * rows
-        cost[reach[:end] < end] = np.inf
+        taken = before[end] - before[:end]
+        cost = best[:end] + taken * per_row[:end] + tie * taken * taken
+        cost[:-1][taken[:-1] > most[: end - 1]] = np.inf
         start = int(cost.argmin())
         best[end] = cost[start] + bound.seconds.base
         start_of[end] = start
-    return _runs(order, padded, start_of)
+    return _runs(order, padded, start_of, None if rows is None else before)
 
 
-def in_order(lengths: NDArray[np.integer], bound: Bound) -> list[MicroBatch]:
+def in_order(
+    lengths: NDArray[np.integer], bound: Bound, rows: NDArray[np.integer] | None = None
+) -> list[MicroBatch]:
     """Runs of the length-sorted set, each as large as fits: for sets too large to plan exactly."""
     order, padded = _sorted(lengths, bound.max_length)
+    before = _rows_before(order, rows)
     plan = []
     start = 0
     while start < order.size:
         length = int(padded[start])
-        end = min(order.size, start + bound.max_rows(length))
-        plan.append(MicroBatch(order[start:end], length))
+        most = before[start] + bound.max_rows(length)
+        end = max(start + 1, int(np.searchsorted(before, most, side="right")) - 1)
+        windows = None if rows is None else int(before[end] - before[start])
+        plan.append(MicroBatch(order[start:end], length, windows))
         start = end
     return plan
+
+
+def _rows_before(order: NDArray[np.intp], rows: NDArray[np.integer] | None) -> NDArray[np.int64]:
+    """(examples + 1,) rows of the examples before each place of the order."""
+    counts = np.ones(order.size, dtype=np.int64) if rows is None else np.asarray(rows)[order]
+    return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
 
 
 def _sorted(
@@ -137,12 +162,16 @@ def _sorted(
 
 
 def _runs(
-    order: NDArray[np.intp], padded: NDArray[np.int64], start_of: NDArray[np.intp]
+    order: NDArray[np.intp],
+    padded: NDArray[np.int64],
+    start_of: NDArray[np.intp],
+    before: NDArray[np.int64] | None,
 ) -> list[MicroBatch]:
     plan = []
     end = order.size
     while end > 0:
         start = int(start_of[end])
-        plan.append(MicroBatch(order[start:end], int(padded[start])))
+        windows = None if before is None else int(before[end] - before[start])
+        plan.append(MicroBatch(order[start:end], int(padded[start]), windows))
         end = start
     return plan[::-1]

@@ -42,9 +42,15 @@ from criteria_cli import Predictor  # calibrated probabilities and the threshold
 Predictor("PATH").predict([post])
 ```
 
-The post comes first. Pairs longer than {max_length} tokens lose the end of the post, never
-the criterion.
+The post comes first. {long_posts}
 """
+
+_LONG_POSTS = {
+    "truncate": "Pairs longer than {max_length} tokens lose the end of the post, never the "
+    "criterion.",
+    "windows": "`Predictor` reads a post that does not fit into {max_length} tokens in overlapping "
+    "windows, as in training; other libraries cut it.",
+}
 
 
 def model_card(record: Mapping[str, Any]) -> str:
@@ -55,7 +61,11 @@ def model_card(record: Mapping[str, Any]) -> str:
             base=record["base"]["name"],
             criteria_version=record["versions"]["criteria"],
         ),
-        _USE.format(max_length=record["input"]["max_length"]),
+        _USE.format(
+            long_posts=_LONG_POSTS[record["input"]["long_posts"]].format(
+                max_length=record["input"]["max_length"]
+            )
+        ),
         _results(record),
         _criteria_table(record),
         _data(record),

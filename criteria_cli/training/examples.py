@@ -64,6 +64,11 @@ class ExampleSet:
         return self.examples.tokens.lengths(self.posts, self.examples.criterion[self.pairs])
 
     @property
+    def rows(self) -> Integers | None:
+        """(pairs,) rows that each takes on the device; None where each takes one."""
+        return self.examples.tokens.rows(self.posts, self.examples.criterion[self.pairs])
+
+    @property
     def labels(self) -> NDArray[np.int8]:
         return self.examples.label[self.pairs]
 

@@ -28,6 +28,7 @@ SCHEMA = "criteria.model/1"
 RECORD = "criteria.json"
 CARD = "README.md"
 
+_INPUT = ("max_length", "long_posts", "window_overlap", "max_windows", "window_pooling")
 _OF_THE_MACHINE = ("name_or_path", "is_local", "local_files_only")
 """What tokenizers note about where they were loaded from."""
 
@@ -55,6 +56,10 @@ class ModelRecord:
                 "order": ["post", "criterion"],
                 "truncated": "post",
                 "max_length": self.input.max_length,
+                "long_posts": self.input.long_posts,
+                "window_overlap": self.input.window_overlap,
+                "max_windows": self.input.max_windows,
+                "window_pooling": self.input.window_pooling,
             },
             "head": asdict(self.head),
             "calibration": self.calibration.to_json(),
@@ -136,7 +141,9 @@ def read_record(directory: Path) -> tuple[ModelRecord, dict[str, Any]]:
         taken = content["input"]
         record = ModelRecord(
             criteria=tuple(Criterion(**criterion) for criterion in content["criteria"]),
-            input=ModelSpec(name=str(directory), max_length=taken["max_length"]),
+            input=ModelSpec(
+                name=str(directory), **{key: taken[key] for key in _INPUT if key in taken}
+            ),
             head=Head(**content["head"]),
             calibration=Calibration.from_json(content["calibration"]),
             report={},

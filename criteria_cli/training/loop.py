@@ -252,7 +252,7 @@ class _Fit:
     def _batch(self, batch: ExampleSet) -> None:
         position = self.position
         seed_step(self.seed, self.fold, position.epoch, position.step)
-        lengths = batch.lengths
+        lengths, rows = batch.lengths, batch.rows
 
         def accumulate(plan: Attempt) -> tuple[Tensor, Sequence[MicroBatch]]:
             return self.step.accumulate(batch.micro_batches(plan), len(batch)), plan.plan
@@ -263,14 +263,15 @@ class _Fit:
             planner=self.model.planner,
             device=self.model.device,
             parameters=self.step.parameters,
+            rows=rows,
         )
         self.losses[position.step] = loss
         done = (position.epoch - 1) * self.steps + position.step
         self.step.update(self.rate(done))
         position.step += 1
         position.pairs += len(batch)
-        position.tokens += int(lengths.sum())
-        position.padded_tokens += sum(len(part) * part.length for part in plan)
+        position.tokens += int((lengths if rows is None else lengths * rows).sum())
+        position.padded_tokens += sum(part.device_rows * part.length for part in plan)
 
     def _evaluate(self) -> float:
         """The epoch's score; keeps what belongs to the best one."""
@@ -300,7 +301,13 @@ class _Fit:
             self._sign_of_life("eval")
 
         with torch.inference_mode(), model.device.autocast(model.precision):
-            score_all(examples.lengths, score, planner=model.planner, device=model.device)
+            score_all(
+                examples.lengths,
+                score,
+                planner=model.planner,
+                device=model.device,
+                rows=examples.rows,
+            )
         return scores.cpu().numpy()
 
     def _measure(self, scores: NDArray[np.float32]) -> Metrics:

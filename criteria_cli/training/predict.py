@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from criteria_cli.training.evidence_scores import SentenceWeight, sentence_weigh
 from criteria_cli.training.export import read_record
 from criteria_cli.training.model import load_encoder
 from criteria_cli.training.tokens import Integers, PairTemplate, PairTokens, tokenize
+from criteria_cli.training.windows import WindowRule
 
 ROWS = 16
 """Pairs that go through the model at once. All of one post: a score must not hang on which other
@@ -60,6 +62,7 @@ class Predictor:
         self.criteria: tuple[Criterion, ...] = record.criteria
         self.calibration = record.calibration
         self.max_length = record.input.max_length
+        self._windows = WindowRule.of(record.input)
         self._device = open_device(device)
         encoder = load_encoder(record.input)
         self._head = record.head
@@ -152,13 +155,14 @@ class Predictor:
     ) -> NDArray[np.float32]:
         lengths = tokens.lengths(posts, criteria)
         parts = []
-        for start in range(0, len(posts), ROWS):
-            rows = slice(start, start + ROWS)
-            width = padded_length(int(lengths[rows].max()), self.max_length)
-            batch = tokens.batch(posts[rows], criteria[rows], width)
+        for part in _runs(tokens.rows(posts, criteria), len(posts)):
+            width = padded_length(int(lengths[part].max()), self.max_length)
+            batch = tokens.batch(posts[part], criteria[part], width)
             inputs = Inputs.of(batch, self._device.torch_device)
             with torch.no_grad():
-                parts.append(self._head.scores(self._forward(inputs)).cpu().numpy())
+                scores = self._head.scores(self._forward(inputs))
+                scores = scores if batch.windows is None else batch.windows.pool(scores)
+            parts.append(scores.cpu().numpy())
         return np.concatenate(parts)
 
     def _pair_tokens(self, posts: Sequence[str]) -> PairTokens:
@@ -168,6 +172,7 @@ class Predictor:
             self._template,
             self.max_length,
             cut_left=self._tokenizer.truncation_side == "left",
+            windows=self._windows,
         )
 
     def _indices(self, criteria: Sequence[str] | None) -> Integers:
@@ -181,3 +186,16 @@ class Predictor:
                 code="predict.criterion",
             )
         return np.array([places[name] for name in criteria], dtype=np.int64)
+
+
+def _runs(rows: Integers | None, pairs: int) -> list[slice]:
+    """Pairs of one post in runs of at most `ROWS` rows, at least a pair each."""
+    counts = np.ones(pairs, dtype=np.int64) if rows is None else rows
+    starts = [0]
+    taken = 0
+    for pair, count in enumerate(counts.tolist()):
+        if taken and taken + count > ROWS:
+            starts.append(pair)
+            taken = 0
+        taken += count
+    return [slice(start, end) for start, end in pairwise([*starts, pairs]) if start < end]

@@ -77,6 +77,7 @@ def run_batch(
     device: Device,
     parameters: Iterable[torch.nn.Parameter],
     plan: Sequence[MicroBatch] | None = None,
+    rows: NDArray[np.integer] | None = None,
 ) -> Result:
     """Forward and backward of one batch, in smaller micro-batches each time memory runs out.
 
@@ -88,12 +89,13 @@ def run_batch(
         parameters: their gradients are dropped before a repetition, so a batch must begin
             without any.
         plan: the planner's own plan of this batch, where it was made ahead.
+        rows: rows that each example takes on the device, where it is more than one.
 
     Raises:
         TrialFailed: `cuda_oom`, when one example alone does not fit.
     """
     random_state = device.random_state()
-    attempt = Attempt(planner.plan(lengths) if plan is None else plan)
+    attempt = Attempt(planner.plan(lengths, rows) if plan is None else plan)
     parameters = list(parameters)
     failures = 0
     while True:
@@ -106,7 +108,7 @@ def run_batch(
         _release(device)
         _lower(planner, device, attempt.begun, failures, evaluation=False)
         device.set_random_state(random_state)
-        attempt = Attempt(planner.plan(lengths))
+        attempt = Attempt(planner.plan(lengths, rows))
 
 
 def score_all(
@@ -115,17 +117,19 @@ def score_all(
     *,
     planner: Planner,
     device: Device,
+    rows: NDArray[np.integer] | None = None,
 ) -> None:
     """Score a whole set in evaluation micro-batches, split further where memory runs out.
 
     Args:
         lengths: tokens of each example of the set, shape (examples,).
         score: scores one micro-batch; called once with success for each example.
+        rows: rows that each example takes on the device, where it is more than one.
 
     Raises:
         TrialFailed: `cuda_oom`, when one example alone does not fit.
     """
-    waiting = planner.plan_evaluation(lengths)[::-1]
+    waiting = planner.plan_evaluation(lengths, rows)[::-1]
     failures = 0
     while waiting:
         micro_batch = waiting.pop()
@@ -136,8 +140,10 @@ def score_all(
         _lower(planner, device, micro_batch, failures, evaluation=True)
         left = np.concatenate([micro_batch.rows, *(later.rows for later in waiting[::-1])])
         waiting = [
-            MicroBatch(left[again.rows], again.length)
-            for again in planner.plan_evaluation(lengths[left])
+            MicroBatch(left[again.rows], again.length, again.windows)
+            for again in planner.plan_evaluation(
+                lengths[left], None if rows is None else rows[left]
+            )
         ][::-1]
 
 
@@ -164,7 +170,7 @@ def _lower(
     """One row fewer the first time, for the model is rarely far off; then half."""
     if len(failed) == 1:
         raise _does_not_fit(planner, device, failed.length)
-    rows = len(failed) - 1 if failures == 1 else len(failed) // 2
+    rows = failed.device_rows - 1 if failures == 1 else failed.device_rows // 2
     planner.admit(rows, failed.length, evaluation=evaluation)
 
 

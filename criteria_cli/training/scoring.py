@@ -17,7 +17,7 @@ from criteria_cli.training.batches import MicroBatch
 from criteria_cli.training.examples import Examples, ExampleSet
 from criteria_cli.training.replay import score_all
 from criteria_cli.training.resident import ResidentModel
-from criteria_cli.training.tokens import PairTokens, tokenize
+from criteria_cli.training.tokens import tokenize
 
 
 def score_pairs(model: ResidentModel, examples: ExampleSet) -> NDArray[np.float32]:
@@ -33,7 +33,13 @@ def score_pairs(model: ResidentModel, examples: ExampleSet) -> NDArray[np.float3
         scores[micro_batch.rows] = model.scores(examples.tokens(micro_batch)).cpu().numpy()
 
     with torch.no_grad():
-        score_all(examples.lengths, score, planner=model.planner, device=model.device)
+        score_all(
+            examples.lengths,
+            score,
+            planner=model.planner,
+            device=model.device,
+            rows=examples.rows,
+        )
     return scores
 
 
@@ -41,14 +47,7 @@ def score_texts(
     model: ResidentModel, examples: Examples, texts: Sequence[str], criterion: int
 ) -> NDArray[np.float32]:
     """Log-odds (texts,) of other posts for one criterion of the corpus."""
-    own = examples.tokens
-    tokens = PairTokens(
-        tokenize(model.encoder.tokenizer, texts),
-        own.criteria,
-        own.template,
-        own.max_length,
-        cut_left=own.cut_left,
-    )
+    tokens = examples.tokens.with_posts(tokenize(model.encoder.tokenizer, texts))
     number = len(texts)
     these = Examples(
         tokens=tokens,

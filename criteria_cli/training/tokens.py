@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from criteria_cli.errors import UsageError
+from criteria_cli.training.windows import WindowRule, Windows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -232,6 +233,8 @@ class TokenBatch:
     """(rows,) tokens before the padding."""
     types: Integers | None
     """(rows, width), or None for a model without token types."""
+    windows: Windows | None = None
+    """Which rows are windows of one pair; None where each row is a pair."""
 
     @property
     def padded(self) -> bool:
@@ -247,6 +250,7 @@ class PairTokens:
         template: of the tokenizer.
         max_length: tokens of a pair; a longer pair's post is cut.
         cut_left: whether the beginning of a long post goes, as some tokenizers have it.
+        windows: how a long post is read in windows instead.
 
     Raises:
         UsageError: a criterion leaves no room for a post.
@@ -260,6 +264,7 @@ class PairTokens:
         max_length: int,
         *,
         cut_left: bool = False,
+        windows: WindowRule | None = None,
     ) -> None:
         longest = int(criteria.lengths.max(initial=0))
         if longest + template.special >= max_length:
@@ -273,6 +278,7 @@ class PairTokens:
         self.template = template
         self.max_length = max_length
         self.cut_left = cut_left
+        self.windows = windows
         self._post_lengths = posts.lengths
         self._room = max_length - template.special - criteria.lengths
 
@@ -281,14 +287,48 @@ class PairTokens:
         kept: Integers = np.minimum(self._post_lengths[posts], self._room[criteria])
         return kept + self.criteria.lengths[criteria] + self.template.special
 
+    def with_posts(self, posts: TokenTexts) -> PairTokens:
+        """The same with other posts."""
+        return PairTokens(
+            posts,
+            self.criteria,
+            self.template,
+            self.max_length,
+            cut_left=self.cut_left,
+            windows=self.windows,
+        )
+
+    def rows(self, posts: Integers, criteria: Integers) -> Integers | None:
+        """(pairs,) rows that each pair takes in a batch; None where each takes one."""
+        if self.windows is None:
+            return None
+        return self.windows.counts(self._post_lengths[posts], self._room[criteria])
+
     def cut(self, posts: Integers, criteria: Integers) -> Integers:
-        """(pairs,) tokens that each pair's post loses to `max_length`."""
+        """(pairs,) tokens of each pair's post that the model does not read."""
+        if self.windows is not None:
+            return self.windows.lost(self._post_lengths[posts], self._room[criteria])
         lost: Integers = np.maximum(self._post_lengths[posts] - self._room[criteria], 0)
         return lost
 
     def batch(self, posts: Integers, criteria: Integers, width: int) -> TokenBatch:
         """Assemble pairs, padded to `width`."""
-        template, rows = self.template, len(posts)
+        pieces = [
+            (piece, self.criteria[criterion])
+            for post, criterion in zip(posts, criteria, strict=True)
+            for piece in self._pieces(int(post), int(criterion))
+        ]
+        counts = self.rows(posts, criteria)
+        if counts is None:
+            return self._assemble(pieces, width, None)
+        assert self.windows is not None
+        pair = np.repeat(np.arange(len(posts)), counts)
+        return self._assemble(pieces, width, Windows(pair, len(posts), self.windows.pooling))
+
+    def _assemble(
+        self, pieces: Sequence[tuple[Tokens, Tokens]], width: int, windows: Windows | None
+    ) -> TokenBatch:
+        template, rows = self.template, len(pieces)
         ids = np.full((rows, width), template.pad, dtype=np.int64)
         types = None if template.types is None else np.zeros((rows, width), dtype=np.int64)
         lengths = np.empty(rows, dtype=np.int64)
@@ -296,8 +336,7 @@ class PairTokens:
             np.array(piece, dtype=np.int32)
             for piece in (template.before, template.between, template.after)
         )
-        for row, (post, criterion) in enumerate(zip(posts, criteria, strict=True)):
-            a, b = self._cut(int(post), int(criterion)), self.criteria[criterion]
+        for row, (a, b) in enumerate(pieces):
             end = 0
             for kind, piece in enumerate((before, a, between, b, after)):
                 start, end = end, end + len(piece)
@@ -305,7 +344,14 @@ class PairTokens:
                 if types is not None and template.types is not None and template.types[kind]:
                     types[row, start:end] = template.types[kind]
             lengths[row] = end
-        return TokenBatch(ids, lengths, types)
+        return TokenBatch(ids, lengths, types, windows)
+
+    def _pieces(self, post: int, criterion: int) -> list[Tokens]:
+        """What is read of a post beside a criterion, a row each."""
+        if self.windows is None:
+            return [self._cut(post, criterion)]
+        whole, room = self.posts[post], int(self._room[criterion])
+        return [whole[at : at + room] for at in self.windows.starts(len(whole), room)]
 
     def _cut(self, post: int, criterion: int) -> Tokens:
         whole, room = self.posts[post], int(self._room[criterion])

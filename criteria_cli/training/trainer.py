@@ -42,6 +42,7 @@ from criteria_cli.training.tokens import (
     TokenTexts,
     cached_tokens,
 )
+from criteria_cli.training.windows import WindowRule
 
 CACHE = "cache"
 """The folder for tokens and the like, beside the trials."""
@@ -295,6 +296,7 @@ class Trainer:
             loaded.template,
             spec.max_length,
             cut_left=loaded.cut_left,
+            windows=WindowRule.of(spec),
         )
         return Examples.of(self.corpus, tokens)
 

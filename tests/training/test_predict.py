@@ -117,6 +117,26 @@ def test_predictions_show_no_text(predictor: Predictor, posts: list[str]) -> Non
     assert not any(" ".join(words[at : at + 3]) in shown for at in range(len(words) - 2))
 
 
+def test_a_model_that_reads_windows_reads_the_end_of_a_post(
+    model_dir: Path, posts: list[str], tmp_path: Path
+) -> None:
+    copy = tmp_path / "model"
+    shutil.copytree(model_dir, copy)
+    record = json.loads((copy / "criteria.json").read_text())
+    record["input"]["long_posts"] = "windows"
+    (copy / "criteria.json").write_text(json.dumps(record))
+    cutting, reading = Predictor(model_dir, device="cpu"), Predictor(copy, device="cpu")
+    long = " ".join(posts[:3])
+    other_end = long + " I cannot sleep."
+    assert np.array_equal(*(cutting.scores([text]) for text in (long, other_end)))
+    assert not np.array_equal(*(reading.scores([text]) for text in (long, other_end)))
+    together = reading.scores([long, "short", other_end])
+    assert np.array_equal(together[:1], reading.scores([long]))
+    assert np.array_equal(together[1:2], cutting.scores(["short"]))
+    assert cutting.cut([long])[0]
+    assert not reading.cut([long])[0]
+
+
 # ---- what is refused
 
 

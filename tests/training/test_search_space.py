@@ -141,7 +141,8 @@ def test_nothing_else_changes_it(runs: Runs) -> None:
 
 
 def test_every_setting_that_trains_is_in_the_table() -> None:
-    """Those left out choose devices, measure, or are tested with the augmenters."""
+    """Those left out choose or measure devices, or have tables in `test_windows.py` and
+    `test_augmentation.py`."""
     known = {name.partition("=")[0] for name in CHANGES}
     hyperparameters = StudySpec.model_validate(
         {"schema": 1, "name": "x", "data": {"format": "synthetic"}}
@@ -153,6 +154,10 @@ def test_every_setting_that_trains_is_in_the_table() -> None:
     }
     assert every - known == {
         "model.name",
+        "model.long_posts",
+        "model.window_overlap",
+        "model.max_windows",
+        "model.window_pooling",
         "training.early_stopping_patience",
         "training.eval_batch_size",
         "training.auto_detect_batch_size",

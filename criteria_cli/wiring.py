@@ -92,6 +92,28 @@ def all_studies(storage: str) -> tuple[StudyStatus, ...]:
     return status.read_studies(storage)
 
 
+def pending_revisions(storage: str) -> tuple[str, ...]:
+    """Revisions of our tables that a store does not have yet.
+
+    Raises:
+        StoreError: it cannot be read, or is newer than this criteria.
+    """
+    from criteria_cli.hpo import upgrade
+
+    return upgrade.revisions_to_come(storage)
+
+
+def upgrade_store(storage: str) -> tuple[str, ...]:
+    """Bring a store's tables to the newest revision; its workers must be stopped.
+
+    Raises:
+        StoreError: it cannot be read or written.
+    """
+    from criteria_cli.hpo import upgrade
+
+    return upgrade.upgrade(storage)
+
+
 def study_names(storage: str) -> tuple[str, ...]:
     """Names for shell completion; empty where the store cannot be read."""
     from criteria_cli.hpo import status

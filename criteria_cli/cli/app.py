@@ -11,7 +11,18 @@ from typing import Annotated
 import typer
 
 from criteria_cli import __version__
-from criteria_cli.cli import doctor, failures, hpo, init, predict, probe_vram, report, status, train
+from criteria_cli.cli import (
+    doctor,
+    failures,
+    hpo,
+    init,
+    predict,
+    probe_vram,
+    report,
+    status,
+    storage,
+    train,
+)
 from criteria_cli.cli.arguments import with_debug
 from criteria_cli.cli.environment import VARIABLES, unknown_variables
 
@@ -41,6 +52,11 @@ for _module in (probe_vram, hpo, train, status, predict, report, doctor, init):
         epilog=_module.EXAMPLES,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )(with_debug(_module.command))
+
+_storage = typer.Typer(help="Care for a store.", no_args_is_help=True, rich_markup_mode=None)
+_storage.command(name=storage.NAME, epilog=storage.EXAMPLES)(with_debug(storage.command))
+_storage.callback()(lambda: None)
+app.add_typer(_storage, name="storage")
 
 
 def _version(wanted: bool) -> None:

@@ -68,6 +68,9 @@ def report(error: BaseException, *, arguments: list[str], debug: bool) -> int:
         word = "stopped" if isinstance(error, Saved) else "error"
         _say(error.message, error.hint, error.code, arguments, word=word)
         return exit_code(error)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        sys.stderr.write(f"{error}\n")
+        return 2
     if isinstance(error, typer.TyperException):
         message, hint = usage_message(error)
         _say(message, hint, "usage", arguments)

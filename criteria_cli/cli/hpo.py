@@ -28,7 +28,7 @@ from criteria_cli.cli.environment import runs_directory
 from criteria_cli.cli.folders import nothing_left_if_refused
 from criteria_cli.cli.layout import is_terminal, line, show, width_of
 from criteria_cli.cli.store import Store, store
-from criteria_cli.cli.words import count, duration, score
+from criteria_cli.cli.words import count, score
 
 if TYPE_CHECKING:
     from criteria_cli.data.summary import DataSummary
@@ -181,18 +181,19 @@ def _show_plan(definition: Definition, summary: DataSummary, place: Store) -> No
 
 def _conclude(study: str, summary: DataSummary, place: Store, result: SearchResult) -> None:
     """Three lines: the result, where it is, what to type next."""
+    from criteria_cli.study.explain import shown_path
+
     status = result.status
-    spent = f"{status.trials.finished} of {count(status.target, 'trial')}"
+    over = "" if result.ended == "finished" else ", the time is over"
     best = (
         "no trial complete"
         if status.best is None
         else f"best {status.metric} {score(status.best.value)} (trial {status.best.trial}), "
         f"all-positive {score(summary.baseline)}"
     )
-    over = "finished" if result.ended == "finished" else "time is over"
-    tell(f"{status.name} {over}: {spent}, {best}")
-    age = "" if status.age_s is None else f", {duration(status.age_s)} since its start"
-    tell(f"store {place.shown}, log {result.log}{age}")
+    spent = f"{status.trials.finished} of {count(status.target, 'trial')}"
+    tell(f"{status.name}: {spent}{over}, {best}")
+    tell(f"store {place.shown}, log {shown_path(result.log)}")
     name = "" if status.name == study else f" --name {status.name}"
     following = (
         f"criteria train {study} --from best{name}"

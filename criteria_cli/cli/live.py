@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, TextIO
 
-from criteria_cli.cli.event_lines import ending, event_sentence
+from criteria_cli.cli.event_lines import event_sentence
 from criteria_cli.cli.layout import Line, Span, colours, height_of, line, sides, width_of
 from criteria_cli.cli.status_screen import ENOUGH_FOR_ETA, counted
-from criteria_cli.cli.words import bar, clock, count, duration, number, score, size
+from criteria_cli.cli.words import bar, clock, count, duration, score, size
 from criteria_cli.hpo.events import (
     FoldEnded,
     HpoEvent,
@@ -91,13 +91,23 @@ def event_line(event: HpoEvent) -> Line | None:
         return None
     at = event.at[11:19]
     if isinstance(event, TrialEnded):
-        style = _MARKS.get(event.state, "")
-        first, _, rest = ending(event).partition(" ")
         return line(
-            Span(f"{at}  ", "dim"), f"trial {event.trial:<4} ", Span(f"{first:<9}", style), rest
+            Span(f"{at}  ", "dim"),
+            f"trial {event.trial:<4} ",
+            Span(f"{event.state:<9} ", _MARKS.get(event.state, "")),
+            Span("best so far  ", "strong") if event.best else "",
+            _ending(event),
         )
     sentence = event_sentence(event)
     return line(Span(f"{at}  ", "dim"), sentence) if sentence else None
+
+
+def _ending(event: TrialEnded) -> str:
+    place = "" if event.fold is None else f"fold {event.fold}"
+    if event.epoch is not None:
+        place += f" epoch {event.epoch}"
+    parts = [place, "" if event.score is None else score(event.score), duration(event.seconds)]
+    return "  ".join(part for part in (*parts, event.cause, event.reason) if part)
 
 
 def screen(view: StudyView, events: list[Line], log: str, width: int, height: int) -> list[Line]:
@@ -183,10 +193,9 @@ def worker_lines(worker: LiveWorker, metric: str, width: int) -> list[Line]:
     epoch = f"{_place(worker.epoch, worker.epochs):>7}"
     place = f"{trial}  fold {_place(worker.fold, worker.folds)}  epoch {epoch}"
     first = [f"{place}  {doing}  ", f"{metric} {score(worker.last_score)}"]
-    if worker.mean_score is not None:
-        first.append(f"  folds {score(worker.mean_score)}")
     facts = [
-        "" if worker.loss is None else f"loss {number(worker.loss)}",
+        "" if worker.mean_score is None else f"folds {score(worker.mean_score)}",
+        "" if worker.loss is None else f"loss {worker.loss:.3f}",
         "" if worker.examples_per_s is None else f"{worker.examples_per_s:.0f} ex/s",
         "" if worker.memory_bytes is None else size(worker.memory_bytes),
         duration(worker.seconds),

@@ -14,10 +14,10 @@ from string import Template
 from typing import Any
 
 from criteria_cli.errors import MachineError, UsageError
-from criteria_cli.hpo import status
 from criteria_cli.hpo.engine import reading_engine
 from criteria_cli.hpo.facts import StudyStatus
 from criteria_cli.hpo.report_facts import StudyRecord, read_record
+from criteria_cli.hpo.status import read_study
 from criteria_cli.hpo.url import read_url
 
 PAGE = Template(
@@ -90,7 +90,7 @@ def write_png(storage: str, name: str, folder: Path, *, overwrite: bool) -> list
 
 
 def _read(storage: str, name: str) -> tuple[StudyStatus, StudyRecord]:
-    found = status.read_study(storage, name)
+    found = read_study(storage, name)
     engine = reading_engine(read_url(storage))
     try:
         return found, read_record(engine, name)

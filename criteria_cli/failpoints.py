@@ -3,8 +3,9 @@
 `CRITERIA_FAULTS` lists `PLACE:ACTION@WHEN`, separated by commas. WHEN is a count from 1 (`@2`: the
 second passage), a probability (`@p0.05`) or absent for every passage. Actions: `kill` (SIGKILL to
 this process), `exit` (os._exit), `abort`, `raise`, `enospc`, `edquot`, `eio` (OSError), `hang`, and
-`stop` (SIGSTOP to this process). Where `CRITERIA_FAULTS_ONCE` names a folder, each place fails once
-over all processes.
+`stop` (SIGSTOP to this process), and `full` (what SQLite says on a full disk). Where
+`CRITERIA_FAULTS_ONCE` names a folder, each place fails once over all processes; where
+`CRITERIA_FAULTS_GATE` names a file, only while it exists.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import errno
 import os
 import random
 import signal
+import sqlite3
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,9 +62,14 @@ def failpoint(place: str) -> None:
         return
     for fault in _FAULTS.get(place, ()):
         with _LOCK:
-            due = fault.due() and _first(place)
+            due = _gate_is_open() and fault.due() and _first(place)
         if due:
             _fail(fault.action, place)
+
+
+def _gate_is_open() -> bool:
+    gate = os.environ.get("CRITERIA_FAULTS_GATE")
+    return gate is None or Path(gate).exists()
 
 
 def _first(place: str) -> bool:
@@ -86,6 +93,8 @@ def _fail(action: str, place: str) -> None:
             os._exit(70)
         case "abort":
             os.abort()
+        case "full":
+            raise sqlite3.OperationalError("database or disk is full")
         case "hang":
             threading.Event().wait()
         case "enospc" | "edquot" | "eio":

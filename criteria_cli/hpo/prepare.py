@@ -11,9 +11,10 @@ import fcntl
 import json
 import logging
 import os
+import random
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import optuna
@@ -31,7 +32,7 @@ from criteria_cli.hpo.optuna_tables import trial_counts
 from criteria_cli.hpo.runs_folder import RunsFolder
 from criteria_cli.hpo.schema import check_versions, read_versions, upgrade
 from criteria_cli.hpo.tables import studies
-from criteria_cli.hpo.trouble import store_error
+from criteria_cli.hpo.trouble import database_error, store_error
 from criteria_cli.hpo.url import StoreUrl
 
 LOCK_S = 120
@@ -40,7 +41,7 @@ CROWDED_S = 300
 """How long to wait for a free connection, or for a server that is starting up."""
 
 _ADVISORY = 0x63726974  # "crit"
-_CROWDED = ("too many clients", "remaining connection slots", "starting up", "recovery mode")
+_CROWDED = ("too many c", "remaining connection slots", "starting up", "recovery mode")
 
 
 def prepare(
@@ -69,26 +70,27 @@ def prepare(
         sqlite_file.check_health(url)
     engine = make_engine(url)
     try:
-        return _patiently(lambda: _prepare(url, engine, identity, trials, folder))
+        return _patiently(engine, lambda: _prepare(url, engine, identity, trials, folder))
     except (sa.exc.SQLAlchemyError, optuna.exceptions.OptunaError) as error:
         raise store_error(error, url) from error
     finally:
         engine.dispose()
 
 
-def _patiently(work: object) -> str:
+def _patiently(engine: sa.Engine, work: Callable[[], str]) -> str:
     """Wait where the server is full or starting; anything else is told at once."""
-    assert callable(work)
     began, pause = time.monotonic(), 0.5
     while True:
         try:
-            return str(work())
-        except sa.exc.OperationalError as error:
-            crowded = any(sign in str(error.orig).lower() for sign in _CROWDED)
+            return work()
+        except (sa.exc.SQLAlchemyError, optuna.exceptions.OptunaError) as error:
+            text = str(database_error(error)).lower()
+            crowded = any(sign in text for sign in _CROWDED)
             if not crowded or time.monotonic() - began > CROWDED_S:
                 raise
         logging.getLogger(__name__).info("the store is full or starting up, waiting")
-        time.sleep(pause)
+        engine.dispose()  # who waits holds no connection
+        time.sleep(pause * (0.5 + random.random()))  # noqa: S311 - so that not all come at once
         pause = min(pause * 1.5, 10.0)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 
 import pytest
 from invariants import check, trained_twice
-from processes import Place, is_running, wait_until
+from processes import Command, Place, is_running, wait_until
 
 from criteria_cli.hpo.engine import reading_engine
 from criteria_cli.hpo.tables import attempts
@@ -21,6 +22,20 @@ def outcomes(place: Place) -> list[tuple[int, str, str | None]]:
         found = [(row.trial, row.outcome, row.cause) for row in rows]
     engine.dispose()
     return found
+
+
+def freeze_between_transactions(command: Command) -> None:
+    """Stop a process where it holds no lock of an SQLite file: nothing could take that from it."""
+
+    def frozen() -> bool:
+        command.signal(signal.SIGSTOP)
+        wait_until(lambda: "T" in Path(f"/proc/{command.pid}/stat").read_text().split(")")[1][:3])
+        if f"POSIX  ADVISORY  WRITE {command.pid} " not in Path("/proc/locks").read_text():
+            return True
+        command.signal(signal.SIGCONT)
+        return False
+
+    wait_until(frozen, what="a moment between transactions")
 
 
 # -- the trainer dies ----------------------------------------------------------------------------
@@ -139,9 +154,7 @@ def test_a_worker_that_was_frozen_finds_its_trial_taken_and_takes_another(place:
     frozen = place.start(env={"SYNTHETIC_EPOCH_S": "0.5"})
     frozen.wait_for(r"EpochEnded.*trial=0.*epoch=2,")
     trainer = frozen.trainers()[0]
-    history = place.runs / place.name / "trial-0" / "history.jsonl"
-    wait_until(lambda: len(history.read_text().splitlines()) == 3)  # no transaction is open now
-    frozen.signal(signal.SIGSTOP)
+    freeze_between_transactions(frozen)
     other = place.start()
     other.wait_for(r"TrialStarted.*trial=0, attempt=2")
     assert not is_running(trainer), "the frozen worker's trainer ends before its trial is taken"

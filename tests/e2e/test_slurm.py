@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "deploy" / "slurm.sbatch"
 TRAINER = ROOT / "tests" / "support" / "scheduled_trainer.py"
-GOING = {"PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "SUSPENDED"}
+GOING = {"PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SIGNALING", "REQUEUED"}
 SERVICE = "[criteria]\nhost={host}\nuser=postgres\ndbname={database}\n"
 
 
@@ -103,10 +103,11 @@ class Array:
     def log_files(self) -> list[Path]:
         return sorted(self.place.folder.glob("criteria-*.log"))
 
-    def check(self, target: int) -> None:
+    def check(self, target: int, *, again: int = 0) -> None:
+        """Raise unless the study is whole, at most `again` epochs were repeated, logs private."""
         check(self.place.storage, self.place.runs, self.place.name, target=target)
-        again = trained_twice(self.place.runs / self.place.name)
-        assert again["epochs_again"] == 0, again
+        repeated = trained_twice(self.place.runs / self.place.name)
+        assert repeated["epochs_again"] <= again, repeated
         for log in self.log_files():
             assert log.stat().st_mode & 0o077 == 0, f"others can read {log.name}"
 
@@ -201,7 +202,7 @@ def test_a_task_that_is_killed_is_replaced_by_the_others(array: Array) -> None:
     array.cancel("--signal=KILL", "--full", f"{array.id}_1")
     array.wait_for_end()
     assert array.tasks()["2"]["JobState"] == "COMPLETED", array.logs()
-    array.check(4)
+    array.check(4, again=1)
     assert [row.outcome for row in array.rows(attempts)].count("lost") == 1
 
 

@@ -8,6 +8,7 @@ goes to the study's log and gets no text of a post: of an unexpected error its t
 from __future__ import annotations
 
 import ctypes
+import errno
 import faulthandler
 import json
 import os
@@ -44,6 +45,8 @@ ABANDONED = 76
 UNUSABLE = 77
 """The exit status of a trainer that should not train another trial."""
 _PR_SET_PDEATHSIG = 1
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ENOENT, errno.ENOTDIR}
+"""Full, over quota, broken, read-only, or a folder that somebody removed."""
 
 
 class AnyTrainer(Protocol):
@@ -154,8 +157,9 @@ def serve(make: MakeTrainer, arguments: list[str]) -> None:
     os.umask(0o077)
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
-    for ignored in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(ignored, signal.SIG_IGN)  # they are the supervisor's to answer
+    for ignored in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        # the supervisor's to answer; schedulers send SIGTERM to every process of a job
+        signal.signal(ignored, signal.SIG_IGN)
     wire = Wire(answers, silence_s)
     wire.listen()
     setup = wire.orders.get()
@@ -196,6 +200,11 @@ def _failure(error: Exception) -> Failed:
         return Failed("device", error.message, error.hint, error.code, "machine")
     if isinstance(error, CriteriaError):
         return Failed("error", error.message, error.hint, error.code)
+    if isinstance(error, OSError) and error.errno in _DISK:
+        reason = os.strerror(error.errno).lower()
+        return Failed(
+            "disk", f"results cannot be written: {reason}", code="machine.disk", kind="machine"
+        )
     frames = "".join(traceback.format_tb(error.__traceback__))
     print(f"{frames}{type(error).__name__}", file=sys.stderr, flush=True)  # noqa: T201
     last = traceback.extract_tb(error.__traceback__)[-1]
@@ -220,10 +229,10 @@ def _end(status: int) -> None:
     os._exit(status)  # not through the interpreter's end: a thread waits on standard input
 
 
-def _make(setup: TrainerSetup, _: Learn) -> AnyTrainer:
+def _make(setup: TrainerSetup, learn: Learn) -> AnyTrainer:
     from criteria_cli.training.trainer import Trainer
 
-    return Trainer(setup)
+    return Trainer(setup, learn)
 
 
 if __name__ == "__main__":

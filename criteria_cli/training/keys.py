@@ -17,9 +17,12 @@ from criteria_cli.training.devices import Device, Precision
 from criteria_cli.training.pretrained import open_config
 
 STEP_MODULES = (
+    "adapters.py",
     "attention.py",
+    "disentangled.py",
     "fitting.py",
     "losses.py",
+    "masks.py",
     "measuring.py",
     "model.py",
     "optimizer.py",

@@ -83,7 +83,6 @@ class StepMeter:
         spec: of the model; its dropout counts.
         training: of the step: loss, frozen layers, clipping.
         vocabulary: token ids are drawn below this.
-        attention: as `ResidentModel` takes it.
     """
 
     def __init__(
@@ -94,15 +93,13 @@ class StepMeter:
         spec: ModelSpec,
         training: TrainingSpec,
         vocabulary: int,
-        *,
-        attention: str = "auto",
     ) -> None:
         self.device = device
         self.cap: int | None = None
         planner = Planner(whole_batches(spec.max_length))
         # only its scores are asked for, never its tokenizer
         encoder = cast(Encoder, model)
-        self._model = ResidentModel(encoder, device, planner, precision, attention)
+        self._model = ResidentModel(encoder, device, planner, precision, spec.attention)
         hyperparameters = Hyperparameters(spec, training, AugmentationSpec())
         optimizer = self._model.begin(hyperparameters)
         loss = build_loss(training, 1, 9)

@@ -129,9 +129,9 @@ class Bound:
 
     def lower(self, rows: int, length: int) -> Bound:
         """A bound that admits at most `rows` at `length`, and nowhere more bytes than that."""
-        budget = min(self.budget, rows * self._row(length))
-        full = min(self.full_rows, int(min(_UNBOUNDED, budget / self._row(self.max_length))))
-        return replace(self, budget=budget, full_rows=max(1, full))
+        allowed = rows * self._row(length)
+        full = min(self.full_rows, int(min(_UNBOUNDED, allowed / self._row(self.max_length))))
+        return replace(self, budget=min(self.budget, allowed), full_rows=max(1, full))
 
     def _row(self, length: int) -> float:
         return max(1.0, self.row_bytes.per_row(length))

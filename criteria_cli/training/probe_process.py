@@ -203,7 +203,6 @@ def _meter(settings: ProbeSettings, device: Device, precision: Precision) -> Ste
             settings.model,
             settings.training,
             min(vocabulary, settings.vocabulary or vocabulary),
-            attention=getattr(settings.model, "attention", "auto"),
         )
     except RuntimeError as error:
         if not is_out_of_memory(error):

@@ -21,6 +21,8 @@ RARE = 20
 """A criterion with fewer positive pairs to fit on is decided by the threshold of all of them."""
 _TEMPERATURES = (0.05, 20.0)
 _STEPS = 50
+_PRIOR = 1.0
+"""Log-loss that a slope of 0 or 2 costs, twice."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,9 @@ def fit_temperature(scores: NDArray[np.floating], positive: Flags) -> tuple[floa
     """Temperature and bias of least log-loss.
 
     Temperature scaling (Guo et al., 2017) with an intercept, which is Platt's scaling (1999); with
-    his softened targets, so that it is defined even where scores separate the labels. Newton's
-    method on a convex function of two numbers.
+    his softened targets, so that it is defined even where scores separate the labels, and a prior
+    for a temperature of 1 as weak as a few pairs, which decides only where all scores are the same.
+    Newton's method on a convex function of two numbers.
     """
     odds: Floats = np.asarray(scores, dtype=np.float64)
     positives, negatives = int(positive.sum()), int((~positive).sum())
@@ -112,10 +115,10 @@ def fit_temperature(scores: NDArray[np.floating], positive: Flags) -> tuple[floa
     for _ in range(_STEPS):
         probability = _sigmoid(slope * odds + bias)
         error, weight = probability - targets, probability * (1 - probability) + 1e-12
-        gradient = np.array([error @ odds, error.sum()])
+        gradient = np.array([error @ odds + _PRIOR * (slope - 1), error.sum()])
         hessian = np.array(
-            [[weight @ odds**2, weight @ odds], [weight @ odds, weight.sum()]]
-        ) + 1e-9 * np.eye(2)
+            [[weight @ odds**2 + _PRIOR, weight @ odds], [weight @ odds, weight.sum() + 1e-9]]
+        )
         move = np.linalg.solve(hessian, gradient)
         size = 1.0
         while size > 1e-6:
@@ -169,7 +172,7 @@ def _margin(distances: Floats, positive: Flags) -> float:
 
 def _log_loss(slope: float, bias: float, scores: Floats, targets: Floats) -> float:
     odds = slope * scores + bias
-    return float((np.logaddexp(0, odds) - targets * odds).sum())
+    return float((np.logaddexp(0, odds) - targets * odds).sum() + _PRIOR / 2 * (slope - 1) ** 2)
 
 
 def _sigmoid(odds: Floats) -> Floats:

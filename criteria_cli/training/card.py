@@ -52,6 +52,11 @@ _LONG_POSTS = {
     "windows, as in training; other libraries cut it.",
 }
 
+_COLLAPSED = (
+    "**In {folds} of the folds the model says the same of every pair: it learnt nothing there. Do "
+    "not use this model.**"
+)
+
 
 def model_card(record: Mapping[str, Any]) -> str:
     """The card of a model with this `criteria.json`. It holds no text of the data."""
@@ -97,6 +102,8 @@ def _results(record: Mapping[str, Any]) -> str:
         "",
         f"Calling every pair positive has F1 {baseline:.3f}. Intervals: bootstrap over groups.",
     ]
+    if estimates["collapsed_folds"]:
+        lines += ["", _COLLAPSED.format(folds=len(estimates["collapsed_folds"]))]
     if search is not None:
         lines += ["", f"The search itself reported {search:.3f}, {estimates['search_means']}"]
     return "\n".join(lines) + "\n"

@@ -18,7 +18,7 @@ from criteria_cli.data.corpus import Corpus
 from criteria_cli.training.calibration import Calibration, fit_calibration, log_odds
 from criteria_cli.training.heldout import HeldOut
 from criteria_cli.training.intervals import bootstrap
-from criteria_cli.training.metrics import Metrics, measure
+from criteria_cli.training.metrics import COLLAPSED, Metrics, measure
 
 NESTED = (
     "each pair was judged by a model, temperature and thresholds chosen without it: epoch, "
@@ -97,7 +97,7 @@ def estimates(
         "search_means": SEARCH,
         "abstaining": _abstaining(pooled, criteria),
         "evidence": _evidence(folds),
-        "collapsed": nested.collapsed,
+        "collapsed_folds": [fold.fold for fold in folds if collapsed(fold)],
     }
 
 
@@ -106,6 +106,11 @@ def final_calibration(corpus: Corpus, folds: Sequence[HeldOut]) -> Calibration:
     pooled = _pool(corpus, folds)
     criteria = [criterion.id for criterion in corpus.criteria]
     return fit_calibration(pooled.raw, pooled.labels, pooled.criterion, criteria)
+
+
+def collapsed(fold: HeldOut) -> bool:
+    """Whether the fold's model says the same of every pair."""
+    return len(fold.scores) > 1 and float(np.ptp(fold.scores)) < COLLAPSED
 
 
 def fold_metrics(corpus: Corpus, fold: HeldOut) -> Metrics:

@@ -34,6 +34,7 @@ from criteria_cli.training.estimates import (
     NESTED_CHOSEN,
     NESTED_FIXED,
     NESTED_TRIALS,
+    collapsed,
     estimates,
     final_calibration,
     fold_metrics,
@@ -113,7 +114,14 @@ class _Training:
             model_dir=self.order.out,
             metrics={
                 name: found[name]
-                for name in ("nested", "intervals", "optimistic", "at_one_half", "search")
+                for name in (
+                    "nested",
+                    "intervals",
+                    "optimistic",
+                    "at_one_half",
+                    "search",
+                    "collapsed_folds",
+                )
             },
             per_criterion=found["per_criterion"],
             folds=tuple(found["folds"]),
@@ -199,7 +207,7 @@ class _Training:
                 score=metrics.value(self.order.spec.validation.metric),
                 best_epoch=fold.best_epoch,
                 epochs=fold.epochs,
-                metrics=metrics.pooled,
+                metrics={**metrics.pooled, "collapsed": float(collapsed(fold))},
                 per_criterion=metrics.per_criterion,
                 costs=fold.costs,
             )

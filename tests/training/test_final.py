@@ -94,10 +94,20 @@ def test_estimates_of_a_model_that_knows_the_answers() -> None:
     found = estimates(corpus, held_out(corpus, random=False), nested_means="", search_score=0.9)
     assert found["nested"]["f1"] > 0.97
     assert found["search"] == 0.9
-    assert not found["collapsed"]
+    assert found["collapsed_folds"] == []
     calibration = final_calibration(corpus, held_out(corpus, random=False))
     assert 0.01 < calibration.threshold < 0.99
     json.dumps(found, allow_nan=False)
+
+
+def test_a_model_that_says_the_same_of_all_pairs_is_called_collapsed() -> None:
+    corpus = load_corpus(toy_spec().data, Path())
+    first, second = held_out(corpus, random=False)
+    same = replace(first, scores=np.full(len(first.pairs), -1.5, dtype=np.float32))
+    assert estimates(corpus, [same, second], nested_means="")["collapsed_folds"] == [1]
+    prevalence = corpus.label.mean()
+    probability = final_calibration(corpus, [same]).probabilities(np.array([-1.5, -1.4]))
+    assert probability == pytest.approx(prevalence, abs=0.06), "not made up from nothing"
 
 
 def test_inner_pairs_share_no_group_with_the_pairs_that_are_reported() -> None:

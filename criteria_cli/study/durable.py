@@ -31,6 +31,11 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
         failpoint("file.sync")
         os.fsync(file.fileno())
     failpoint("file.rename")
+    put_in_place(partial, path)
+
+
+def put_in_place(partial: Path, path: Path) -> None:
+    """Rename a file that was forced to the disk, and force the rename too."""
     partial.replace(path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:

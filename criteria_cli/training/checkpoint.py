@@ -25,12 +25,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from criteria_cli.errors import TrialFailed
-from criteria_cli.training.durable import (
-    private_folder,
-    sha256_of,
-    write_json,
-    write_tensors,
-)
+from criteria_cli.study.durable import private_folder, write_json
+from criteria_cli.training.tensor_files import sha256_of, write_tensors
 
 _log = logging.getLogger(__name__)
 

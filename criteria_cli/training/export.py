@@ -20,9 +20,9 @@ from criteria_cli.study.spec import ModelSpec
 from criteria_cli.training.adapters import merged
 from criteria_cli.training.calibration import Calibration
 from criteria_cli.training.card import model_card
-from criteria_cli.training.durable import sha256_of
 from criteria_cli.training.heads import Head
 from criteria_cli.training.model import Encoder
+from criteria_cli.training.tensor_files import sha256_of
 
 SCHEMA = "criteria.model/1"
 RECORD = "criteria.json"

@@ -21,10 +21,10 @@ from criteria_cli.study.prediction import (
     PredictReport,
     PredictResult,
 )
-from criteria_cli.training.durable import sha256_of
 from criteria_cli.training.export import RECORD
 from criteria_cli.training.predict import Predictor
 from criteria_cli.training.prediction_writer import FORMATS, PredictionWriter, pyarrow
+from criteria_cli.training.tensor_files import sha256_of
 from criteria_cli.training.threads import settle
 
 _POSTS = 32

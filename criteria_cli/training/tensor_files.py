@@ -1,0 +1,31 @@
+"""Tensor files that are whole or not there, and the digests that say so."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from criteria_cli.study.durable import PARTIAL, put_in_place
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
+    """Put tensors in place of `path`, as safetensors; their file's sha256."""
+    partial = path.with_name(path.name + PARTIAL)
+    os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
+    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, partial)
+    with partial.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        os.fsync(file.fileno())
+    put_in_place(partial, path)
+    return digest
+
+
+def sha256_of(path: Path) -> str:
+    """The digest of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -25,7 +25,7 @@ import numpy as np
 from criteria_cli.hpo.curves import Curves
 from criteria_cli.hpo.scores import Bools, Floats
 
-ITERATIONS = 20
+ITERATIONS = 60
 PRIOR_TRIALS = 4.0
 """The weight of the prior, in trials: correlations between looks fall off with their distance."""
 PRIOR_CORRELATION = 0.8
@@ -112,40 +112,57 @@ def fit_curves(
     Args:
         start: a model of nearly the same curves, from which fewer iterations are enough.
     """
-    known = np.arange(curves.length) < curves.known[:, None]
-    model = start or _first_guess(curves, known)
+    model = start or _first_guess(curves)
+    beginnings = _by_folds_begun(curves)
     for _ in range(iterations):
-        model = _improve(model, curves.values, known)
+        model = _improve(model, beginnings, len(curves.known))
     return model
 
 
-def _first_guess(curves: Curves, known: Bools) -> CurveModel:
+def _first_guess(curves: Curves) -> CurveModel:
     """Moments of the whole curves, moved to where all trials began."""
-    whole = curves.values[known.all(axis=1)]
+    whole = curves.values[curves.known == curves.length]
     mean = whole.mean(axis=0)
     centred = whole - mean
     between, within = _levels(centred.T @ centred / max(len(whole) - 1, 1), curves.looks)
-    began = known[:, 0]
-    shift = curves.values[began, 0].mean() - mean[0]
+    shift = curves.values[:, 0].mean() - mean[0]
     return CurveModel(mean + shift, between, within)
 
 
-def _improve(model: CurveModel, values: Floats, known: Bools) -> CurveModel:
+def _by_folds_begun(curves: Curves) -> list[tuple[Floats, Bools]]:
+    """Values and which of them are known, of trials in their first fold, in their second, ..."""
+    begun = -(-curves.known // curves.looks)
+    found = []
+    for folds in range(1, curves.fold_count + 1):
+        rows, width = begun == folds, folds * curves.looks
+        if rows.any():
+            known = np.arange(width) < curves.known[rows][:, None]
+            found.append((curves.values[rows, :width], known))
+    return found
+
+
+def _improve(model: CurveModel, beginnings: list[tuple[Floats, Bools]], trials: int) -> CurveModel:
     """One step of expectation maximisation.
 
     With the covariance as L L', a curve is mean + L w with independent w, and the known beginning
     of a curve fixes the beginning of w alone: the rest has expectation 0 and variance 1.
     """
     root = model.covariance_root()
-    surprises = np.where(known, values - model.mean, 0.0) @ np.linalg.inv(root).T
-    expected = np.where(known, surprises, 0.0) @ root.T
-    shift = expected.mean(axis=0)
-    centred = expected - shift
-    unknown = (~known).sum(axis=0)
-    second = (centred.T @ centred + (root * unknown) @ root.T) / len(values)
+    inverse = np.linalg.inv(root)
+    total, squares = np.zeros(len(root)), np.zeros_like(root)
+    for values, known in beginnings:
+        width = values.shape[1]
+        surprises = np.where(known, values - model.mean[:width], 0.0) @ inverse[:width, :width].T
+        surprises *= known
+        total[:width] += surprises.sum(axis=0)
+        squares[:width, :width] += surprises.T @ surprises
+        squares[range(width), range(width)] += (~known).sum(axis=0)
+        squares[range(width, len(root)), range(width, len(root))] += len(values)
+    mean = total / trials
+    second = root @ (squares / trials - np.outer(mean, mean)) @ root.T
     between, within = _levels(second, model.looks)
-    weight = PRIOR_TRIALS / (len(values) + PRIOR_TRIALS)
-    return CurveModel(model.mean + shift, _damped(between, weight), _damped(within, weight))
+    weight = PRIOR_TRIALS / (trials + PRIOR_TRIALS)
+    return CurveModel(model.mean + root @ mean, _damped(between, weight), _damped(within, weight))
 
 
 def _levels(second: Floats, looks: int) -> tuple[Floats, Floats]:

@@ -18,6 +18,7 @@ from criteria_cli.hpo.curves import look_epochs
 from criteria_cli.hpo.hyperband import hyperband_pruner, hyperband_stops, rungs_of
 from criteria_cli.hpo.patience import incumbent_patience_stops, own_patience_stops
 from criteria_cli.hpo.racing import standing
+from criteria_cli.hpo.racing_pruner import RacingPruner
 from criteria_cli.hpo.scores import Floats, Scores
 from criteria_cli.study.pruning_rules import (
     first_patience_fold,
@@ -54,7 +55,13 @@ def optuna_pruner(spec: StudySpec) -> optuna.pruners.BasePruner:
                 n_startup_trials=max(spec.pruner.startup_trials, 1),
                 n_warmup_steps=spec.pruner.min_resource,
             )
-        case _:
+        case "racing":
+            return RacingPruner(
+                spec.validation.fold_count,
+                most_epochs(spec) if spec.pruner.resource == "epoch" else 0,
+                startup_trials=spec.pruner.startup_trials,
+            )
+        case "none":
             return optuna.pruners.NopPruner()
 
 

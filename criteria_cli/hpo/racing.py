@@ -29,6 +29,7 @@ from criteria_cli.hpo.scores import Floats, Scores
 ERROR_RATE = 0.05
 LEAST_COMPLETE = 3
 """Complete trials before anything can be said about noise."""
+LEAST_SD = 1e-9
 
 
 @dataclass(frozen=True)
@@ -58,13 +59,45 @@ class Race:
         """(K * L,) log of chance over chance before, as each look of a curve is known."""
         ahead = self.forecaster
         before = log_chance((self.to_beat - ahead.prior_mean) / ahead.prior_sd)
-        forecasts, sd = ahead.forecasts(values), np.maximum(ahead.sd, 1e-9)
+        forecasts, sd = ahead.forecasts(values), np.maximum(ahead.sd, LEAST_SD)
         return np.array([log_chance(z) for z in (self.to_beat - forecasts) / sd]) - before
 
     def first_stop(self, values: Floats, error_rate: float = ERROR_RATE) -> int | None:
         """The first look, from 0, after which a trial with this curve is stopped; not the last."""
         below = np.flatnonzero(self.log_ratios(values)[:-1] < math.log(error_rate))
         return int(below[0]) if len(below) else None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A stopped trial that might have been better than it looked."""
+
+    number: int
+    forecast: float
+    """Its expected final mean, and the standard deviation."""
+    sd: float
+    chance: float
+    """Of ending above the incumbent."""
+
+
+def most_promising(history: Scores, count: int) -> tuple[Candidate, ...]:
+    """The stopped trials that `--confirm` finishes: likeliest to end above the incumbent first.
+
+    Empty while fewer than three trials are complete.
+    """
+    race = open_race(history)
+    if race is None:
+        return ()
+    curves, ahead = Curves.of_history(history), race.forecaster
+    found = []
+    for row in np.flatnonzero(history.stopped & (curves.known > 0)):
+        at = int(curves.known[row]) - 1
+        forecast = float(ahead.forecasts(curves.values[row])[at])
+        sd = float(max(ahead.sd[at], LEAST_SD))
+        chance = math.exp(log_chance((race.to_beat - forecast) / sd))
+        found.append(Candidate(int(history.number[row]), forecast, sd, chance))
+    found.sort(key=lambda candidate: (-candidate.chance, -candidate.forecast, candidate.number))
+    return tuple(found[:count])
 
 
 def log_chance(z: float) -> float:

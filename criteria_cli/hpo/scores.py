@@ -25,6 +25,8 @@ class Scores:
     """(n,) trial numbers, ascending."""
     complete: Bools
     """(n,) which trials finished all of their folds."""
+    stopped: Bools
+    """(n,) which trials were pruned."""
     folds: Floats
     """(n, K) scores of finished folds."""
     epochs: Floats
@@ -64,6 +66,7 @@ class Scores:
         return cls(
             number=np.array([number for number, _ in listed], dtype=np.int64),
             complete=np.array([state.lower() == "complete" for _, state in listed], dtype=bool),
+            stopped=np.array([state.lower() == "pruned" for _, state in listed], dtype=bool),
             folds=fold_scores,
             epochs=epoch_scores,
         )

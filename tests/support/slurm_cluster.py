@@ -134,8 +134,9 @@ class SlurmCluster:
     def stop(self) -> None:
         """End every job and daemon, and remove the folder."""
         with contextlib.suppress(AssertionError):
-            self.run("scancel", "--user=root", "--signal=KILL", "--full")
             self.run("scancel", "--user=root")
+            self.run("scancel", "--user=root", "--signal=KILL", "--full")
+            wait_until(lambda: not self.run("squeue", "-h"), 40, "the end of all jobs")
         for name in ("slurmctld", "slurmd"):
             self._end(self.home / f"{name}.pid")
         if self._munge is not None:

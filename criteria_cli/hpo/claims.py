@@ -18,11 +18,11 @@ from optuna.trial import TrialState
 
 from criteria_cli.failpoints import failpoint
 from criteria_cli.hpo import leases as lease_rows
-from criteria_cli.hpo.clock import now
 from criteria_cli.hpo.endings import fail
 from criteria_cli.hpo.leases import Lease
 from criteria_cli.hpo.optuna_store import OpenStudy
 from criteria_cli.hpo.optuna_tables import FINISHED, trial_counts
+from criteria_cli.hpo.rows import bury
 from criteria_cli.hpo.search import sampler_for, suggest
 from criteria_cli.hpo.tables import attempts, decisions, epochs, folds, leases, studies, workers
 from criteria_cli.study.spec import Scalar, StudySpec
@@ -116,7 +116,7 @@ class Claimer:
             if lease is None:
                 continue
             if row.worker is not None and self.is_dead(row.worker):
-                _bury(connection, row.worker)
+                bury(connection, row.worker)
             if self._hopeless(connection, lease, reported):
                 message = f"{LOST_IN_A_ROW} workers in a row died on it"
                 fail(connection, study, lease, "killed", message)
@@ -182,15 +182,6 @@ class Claimer:
         before = _last_holder(connection, lease) or holder
         reports = tuple(FoldReport(**json.loads(text)) for text in stored)
         return Claim(lease, params, lease.token, before, reports, decided)
-
-
-def _bury(connection: sa.Connection, worker: str) -> None:
-    """A worker that is known to have died is no longer waited for."""
-    connection.execute(
-        sa.update(workers)
-        .where(workers.c.id == worker, workers.c.ended_at.is_(None))
-        .values(ended_at=now())
-    )
 
 
 def _last_holder(connection: sa.Connection, lease: Lease) -> str | None:

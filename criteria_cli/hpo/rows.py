@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,25 +47,36 @@ def wanted_name(device: str, environ: Mapping[str, str] = os.environ) -> str:
 
 
 def register(
-    connection: sa.Connection, row: WorkerRow, *, name: str, stale_s: float, shared: bool
+    connection: sa.Connection,
+    row: WorkerRow,
+    *,
+    name: str,
+    stale_s: float,
+    shared: bool,
+    is_dead: Callable[[str], bool] = lambda _: False,
 ) -> str:
     """Write a worker's row; its name, with a number if another live worker has it.
 
     Args:
         stale_s: a worker not seen for so long counts as gone.
         shared: whether the store may be used from several machines.
+        is_dead: whether a worker, by id, is known to have died; its name is free again.
 
     Raises:
         UsageError: workers of another machine use this SQLite file.
     """
     connection.execute(sa.delete(workers).where(workers.c.id == row.id))  # of a try before
     live = connection.execute(
-        sa.select(workers.c.name, workers.c.machine, workers.c.boot).where(
+        sa.select(workers.c.id, workers.c.name, workers.c.machine, workers.c.boot).where(
             workers.c.study == row.study,
             workers.c.ended_at.is_(None),
             workers.c.seen_at > now() - stale_s,
         )
     ).all()
+    dead = {other.id for other in live if is_dead(other.id)}
+    for worker in dead:
+        bury(connection, worker)
+    live = [other for other in live if other.id not in dead]
     if not shared:
         for other in live:
             if other.boot != boot_id():
@@ -94,6 +105,15 @@ def register(
         )
     )
     return free
+
+
+def bury(connection: sa.Connection, worker: str) -> None:
+    """A worker that is known to have died is no longer waited for."""
+    connection.execute(
+        sa.update(workers)
+        .where(workers.c.id == worker, workers.c.ended_at.is_(None))
+        .values(ended_at=now())
+    )
 
 
 def ready(connection: sa.Connection, row: WorkerRow, *, device_name: str, precision: str) -> None:

@@ -10,7 +10,7 @@ from criteria_cli.errors import StoreError, UsageError
 from criteria_cli.hpo.trouble import damaged, store_error
 from criteria_cli.hpo.url import StoreUrl
 
-MOUNTS = Path("/proc/self/mountinfo")
+_MOUNTS = Path("/proc/self/mountinfo")
 NETWORK_TYPES = {
     "9p", "afs", "beegfs", "ceph", "cifs", "fuse.ceph", "fuse.glusterfs", "fuse.sshfs", "fuse.s3fs",
     "gfs2", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "ocfs2", "orangefs", "panfs",
@@ -45,9 +45,9 @@ def check_folder(url: StoreUrl) -> None:
         raise StoreError(f"storage: `{url.label}` is not writable", code="store.read_only")
 
 
-def file_system(path: Path, mounts: Path = MOUNTS) -> str:
+def file_system(path: Path, mounts: Path | None = None) -> str:
     """The type of the file system that a path lies on, such as `ext4`; empty if not known."""
-    return _mount_of(path, mounts)[0]
+    return _mount_of(path, mounts or _MOUNTS)[0]
 
 
 def _read_only_mount(path: Path) -> bool:

@@ -43,6 +43,7 @@ from criteria_cli.hpo.identity import Identity, versions_here
 from criteria_cli.hpo.options import SearchOptions, SearchResult
 from criteria_cli.hpo.optuna_store import OpenStudy
 from criteria_cli.hpo.prepare import prepare
+from criteria_cli.hpo.presence import is_dead
 from criteria_cli.hpo.pruning import optuna_pruner
 from criteria_cli.hpo.rows import WorkerRow
 from criteria_cli.hpo.runs_folder import claim_folder
@@ -186,7 +187,14 @@ class _Run:
         wanted, stale_s = rows.wanted_name(held.device), 2 * self._timings.lease
         shared_store = not self._url.is_sqlite
         name = self._now(
-            lambda c, _: rows.register(c, row, name=wanted, stale_s=stale_s, shared=shared_store)
+            lambda c, _: rows.register(
+                c,
+                row,
+                name=wanted,
+                stale_s=stale_s,
+                shared=shared_store,
+                is_dead=lambda worker: is_dead(self._folder, worker),
+            )
         )
         threads = self._machine.threads(team)
         launch = Launch(
@@ -328,6 +336,10 @@ def _signals() -> Iterator[_Caught]:
 class _QuietHandler(logging.handlers.WatchedFileHandler):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         """A full disk stops the log, not the study."""
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            super().close()
 
 
 @contextlib.contextmanager

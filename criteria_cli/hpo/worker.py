@@ -203,7 +203,12 @@ class Worker(threading.Thread):
             failure.kind == "machine" or failure.cause in ("disk", "device")
         ):
             self._tell(lease, Ending("yielded", ending.folds), "")
-            raise MachineError(failure.message, hint=failure.hint, code=failure.code or "machine")
+            place = f" (`{self._shared.runs.parent.name}/{self._shared.runs.name}`)"
+            raise MachineError(
+                failure.message + (place if failure.cause == "disk" else ""),
+                hint=failure.hint or "the trial goes on when the same command runs again",
+                code=failure.code or "machine",
+            )
         became = self._tell(lease, ending, watch.reason)
         if became in ("failed", "retried"):
             self._failures += 1

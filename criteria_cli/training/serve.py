@@ -45,8 +45,11 @@ ABANDONED = 76
 UNUSABLE = 77
 """The exit status of a trainer that should not train another trial."""
 _PR_SET_PDEATHSIG = 1
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ENOENT, errno.ENOTDIR}
-"""Full, over quota, broken, read-only, or a folder that somebody removed."""
+_DISK = {
+    errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM,
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR,
+}  # fmt: skip
+"""Full, over quota, broken, read-only, or a folder that is not what it was."""
 
 
 class AnyTrainer(Protocol):

@@ -6,22 +6,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from invariants import check, trained_twice
+from invariants import check, outcomes, trained_twice
 from processes import Command, Place, is_running, wait_until
-
-from criteria_cli.hpo.engine import reading_engine
-from criteria_cli.hpo.tables import attempts
-from criteria_cli.hpo.url import read_url
-
-
-def outcomes(place: Place) -> list[tuple[int, str, str | None]]:
-    """(trial, outcome, cause) of every attempt, in order."""
-    engine = reading_engine(read_url(place.storage))
-    with engine.begin() as connection:
-        rows = connection.execute(attempts.select().order_by(attempts.c.trial, attempts.c.token))
-        found = [(row.trial, row.outcome, row.cause) for row in rows]
-    engine.dispose()
-    return found
 
 
 def freeze_between_transactions(command: Command) -> None:

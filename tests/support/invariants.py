@@ -13,6 +13,7 @@ import stat
 from pathlib import Path
 
 import sqlalchemy as sa
+from processes import Place
 
 from criteria_cli.hpo.engine import reading_engine
 from criteria_cli.hpo.tables import attempts, folds, leases
@@ -144,6 +145,19 @@ def check_files(runs: Path) -> None:
         assert not mode & 0o077, f"I6: {path.relative_to(runs.parent)} has mode {mode:o}"
         if path.is_file():
             assert SECRET.encode() not in path.read_bytes(), f"I6: a password in {path.name}"
+
+
+def outcomes(place: Place) -> list[tuple[int, str | None, str | None]]:
+    """(trial, outcome, cause) of every attempt, in order."""
+    engine = reading_engine(read_url(place.storage))
+    try:
+        with engine.begin() as connection:
+            rows = connection.execute(
+                attempts.select().order_by(attempts.c.trial, attempts.c.token)
+            )
+            return [(row.trial, row.outcome, row.cause) for row in rows]
+    finally:
+        engine.dispose()
 
 
 def trained_twice(folder: Path) -> dict[str, int]:

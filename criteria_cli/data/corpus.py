@@ -92,20 +92,6 @@ class Corpus:
             digest.update(_line((str(pair), *self.evidence[pair])))
         return digest.hexdigest()
 
-    def require(self, sha256: str, study: str) -> None:
-        """Refuse to go on with other data than the study began with.
-
-        Raises:
-            UsageError: `sha256` is another corpus's.
-        """
-        if sha256 != self.sha256:
-            raise UsageError(
-                f"the data differs from the data of study `{study}` "
-                f"(sha256 {sha256[:8]}, now {self.sha256[:8]})",
-                hint="bring the old data back, or start a study under another name",
-                code="data.changed",
-            )
-
 
 def load_corpus(spec: DataSpec, base: Path) -> Corpus:
     """The pairs that a definition's `[data]` describes.

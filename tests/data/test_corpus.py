@@ -15,7 +15,6 @@ import pytest
 from criteria_cli.data.corpus import Corpus, load_corpus, select
 from criteria_cli.data.folds import sample
 from criteria_cli.data.synthetic import write_synthetic
-from criteria_cli.errors import UsageError
 from criteria_cli.study.spec import Columns, DataSpec
 
 needs_shared_data = pytest.mark.needs_shared_data

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from torch import Tensor, nn
@@ -184,7 +185,12 @@ def _with_weights(checkpoint: Checkpoint, head: Head, name: str) -> PreTrainedMo
                 ignore_mismatched_sizes=head.new,
                 output_loading_info=True,
             )
-        except (OSError, RuntimeError, ValueError) as error:
+        except UnpicklingError as error:
+            raise UsageError(
+                f"the weights of model `{name}` are a pickle that holds more than tensors",
+                code="model.own_code",
+            ) from error
+        except (OSError, EOFError, RuntimeError, ValueError) as error:
             raise UsageError(
                 f"the weights of model `{name}` do not fit its config.json", code="model.damaged"
             ) from error

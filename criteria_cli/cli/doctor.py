@@ -31,7 +31,6 @@ PACKAGES = (
     "alembic",
     "psycopg2-binary",
     "numpy",
-    "scikit-learn",
     "safetensors",
 )
 EXTRAS = ("pyarrow", "nltk", "peft", "matplotlib", "tensorboardX", "mlflow-skinny", "wandb")

@@ -2,14 +2,20 @@
 
 A lease says after a minute and a half that a worker is gone, on any machine. Where the dead worker
 ran on this one, its file's lock is free at once, and its trial can be taken without waiting.
+
+Files of other machines in a shared folder are not looked at: some network file systems (Lustre with
+`localflock`, BeeGFS as it comes) lock on each machine alone, and every worker elsewhere would seem
+dead.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
 
+from criteria_cli.hpo.clock import boot_id
 from criteria_cli.study.durable import private_folder
 
 FOLDER = ".workers"
@@ -24,11 +30,11 @@ class Presence:
     """
 
     def __init__(self, runs: Path, worker: str) -> None:
-        self._folder = runs / FOLDER
-        private_folder(self._folder)
-        self._path = _file(self._folder, worker)
+        self._path = _file(runs, worker)
+        private_folder(self._path.parent)
         self._descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600)
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):  # a file system without locks: the lease will tell
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
 
     def end(self) -> None:
         self._path.unlink(missing_ok=True)
@@ -38,7 +44,7 @@ class Presence:
 def is_dead(runs: Path, worker: str) -> bool:
     """Whether a worker with a file here has ended; False where that cannot be told."""
     try:
-        descriptor = os.open(_file(runs / FOLDER, worker), os.O_RDWR)
+        descriptor = os.open(_file(runs, worker), os.O_RDWR)
     except OSError:
         return False
     try:
@@ -51,11 +57,5 @@ def is_dead(runs: Path, worker: str) -> bool:
         os.close(descriptor)
 
 
-def sweep(runs: Path, known_dead: set[str]) -> None:
-    """Remove the files of workers whose trials have been taken over."""
-    for worker in known_dead:
-        _file(runs / FOLDER, worker).unlink(missing_ok=True)
-
-
-def _file(folder: Path, worker: str) -> Path:
-    return folder / f"{worker}.lock"
+def _file(runs: Path, worker: str) -> Path:
+    return runs / FOLDER / boot_id() / f"{worker}.lock"

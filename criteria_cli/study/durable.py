@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ def private_folder(path: Path) -> None:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Put a JSON object in place of `path`: after a crash the old file is there, or the new one."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")  # others may write it too
+    # others may write it too, and in containers every one of them is process 1
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}{PARTIAL}")
     content = json.dumps(value, allow_nan=False).encode()
     failpoint("file.write")
     with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:

@@ -45,7 +45,9 @@ MAIN: dict[str, PretrainedConfig] = {
     "xlm-roberta": XLMRobertaConfig(**SMALL, max_position_embeddings=513, type_vocab_size=1),
 }
 OTHERS: dict[str, PretrainedConfig] = {
-    "modernbert": ModernBertConfig(**SMALL, cls_token_id=1, sep_token_id=2, eos_token_id=2),
+    "modernbert": ModernBertConfig(
+        **SMALL, bos_token_id=1, cls_token_id=1, sep_token_id=2, eos_token_id=2
+    ),
     "mpnet": MPNetConfig(**SMALL),
     "distilbert": DistilBertConfig(vocab_size=2048, dim=16, n_layers=2, n_heads=2, hidden_dim=32),
 }

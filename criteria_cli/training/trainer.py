@@ -344,22 +344,29 @@ def run_trial(
     run: TrialRun | None = None,
     base: Path | None = None,
     device: str = "auto",
+    threads: int | None = None,
 ) -> Outcome:
     """Train one trial in this process, without a supervisor; see `study.trial.RunTrial`.
 
     Args:
         base: the folder that relative data paths start from; the working directory by default.
         device: `auto`, `cpu` or `cuda:N`.
+        threads: of torch while it runs; as many as this process has cores by default. On a
+            processor, results are the same to the bit only with the same number.
 
     Raises:
         CriteriaError: the data, the model or the device cannot be used, or the trial failed.
     """
+    before = torch.get_num_threads()
     with tempfile.TemporaryDirectory(prefix="criteria-") as scratch:
         setup = TrainerSetup(
             spec=spec,
             base=base or Path.cwd(),
             directory=Path(scratch) if run is None else run.directory.parent,
             device=device,
-            threads=cores(),
+            threads=cores() if threads is None else threads,
         )
-        return Trainer(setup).run_trial(spec, hyperparameters, report=report, run=run)
+        try:
+            return Trainer(setup).run_trial(spec, hyperparameters, report=report, run=run)
+        finally:
+            torch.set_num_threads(before)

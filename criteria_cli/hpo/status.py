@@ -145,7 +145,7 @@ def status_of(
         trials=counts,
         best=leaders[0] if leaders else None,
         leaders=leaders,
-        eta_s=pace.eta_s if live else None,
+        eta_s=pace.eta_s if live or state == "finished" else None,
         eta_range_s=pace.range_s if live else None,
         rate_per_hour=pace.per_hour,
         age_s=row.now - row.created_at,

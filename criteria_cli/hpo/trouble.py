@@ -11,7 +11,6 @@ import re
 import sqlite3
 from pathlib import Path
 
-import optuna
 import sqlalchemy as sa
 
 from criteria_cli.errors import StoreError
@@ -52,8 +51,6 @@ def is_passing(error: BaseException) -> bool:
     """Whether the same statement may succeed later: the store is away, busy or full."""
     if isinstance(error, Injected):
         return True
-    if isinstance(error, optuna.exceptions.StorageInternalError) and error.__cause__ is None:
-        return False
     found = database_error(error)
     if found is None:
         return False

@@ -1,0 +1,182 @@
+"""What `status` reads: keys that stay, numbers that are right, few statements, no writes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import sqlalchemy as sa
+from desk import Desk, desks, spec_of
+
+from criteria_cli.errors import StoreError, UsageError
+from criteria_cli.hpo import status
+from criteria_cli.hpo.engine import reading_engine
+from criteria_cli.hpo.facts import studies_to_json
+from criteria_cli.hpo.health import pace_of
+from criteria_cli.hpo.url import read_url
+
+KEYS = {
+    "schema": None,
+    "now": None,
+    "study": {
+        "name", "state", "target", "metric", "folds", "epochs", "trials", "best", "leaders",
+        "eta_s", "eta_range_s", "rate_per_hour", "age_s", "last_event_age_s", "adopted",
+        "data_sha256", "versions",
+    },
+    "pruning": {"folds_run", "folds_full", "saved_fraction", "by_reason", "by_rung"},
+    "workers": None,
+    "failures": None,
+    "troubles": None,
+}  # fmt: skip
+
+
+def test_the_document_keeps_its_keys(storage: str) -> None:
+    with desks(storage, 1) as (desk,):
+        desk.whole_trial(0.25)
+        desk.take()
+        found = status.read_study(storage, "s").to_json()
+    assert set(found) == set(KEYS)
+    for name, keys in KEYS.items():
+        if keys is not None:
+            assert set(found[name]) == keys
+    assert set(found["study"]["trials"]) == {"complete", "pruned", "failed", "running", "waiting"}
+    assert {"name", "device", "state", "trial", "fold", "epoch", "heartbeat_age_s"} <= set(
+        found["workers"][0]
+    )
+    json.dumps(found, allow_nan=False)
+    listed = studies_to_json(status.read_studies(storage), found["now"])
+    assert listed["schema"] == "criteria.status/1"
+    assert listed["studies"][0]["workers_live"] == 1
+
+
+def test_trials_are_counted_by_what_became_of_them(storage: str) -> None:
+    spec = spec_of(
+        validation={"folds": 3},
+        pruner={"type": "hyperband", "max_resource": 3, "startup_trials": 1},
+        budget={"trials": 9},
+    )
+    with desks(storage, 2, spec=spec) as (a, b):
+        a.whole_trial(0.75)
+        stopped = b.take().lease
+        b.report(stopped, 1, 0.1)
+        b.tell(stopped, 0.1, outcome="pruned")
+        failed = a.take().lease
+        a.tell(failed, outcome="failed", cause="nan_loss", message="no number")
+        yielded = a.take().lease
+        a.tell(yielded, outcome="yielded")
+        a.take()
+        b.take()
+        b.lease_s = -1.0
+        found = status.read_study(storage, "s")
+    counts = found.trials
+    assert (counts.complete, counts.pruned, counts.failed) == (1, 1, 1)
+    assert counts.running + counts.waiting == 2
+    assert found.best is not None
+    assert (found.best.trial, found.best.value, found.best.worker) == (0, 0.75, "w")
+    assert found.best.fold_scores == (0.75, 0.75, 0.75)
+    assert set(found.best.params) == {"learning_rate", "batch_size"}
+    assert found.best.params["batch_size"] in (16, 32)
+    assert (found.pruning.folds_run, found.pruning.folds_full) == (4, 6)
+    assert found.pruning.saved_fraction == pytest.approx(1 / 3)
+    (group,) = found.failures
+    assert (group.cause, group.count, group.trials, group.message) == (
+        "nan_loss",
+        1,
+        (2,),
+        "no number",
+    )
+
+
+def test_a_pruned_trial_is_never_the_best(storage: str) -> None:
+    spec = spec_of(validation={"folds": 3}, pruner={"type": "hyperband", "max_resource": 3})
+    with desks(storage, 1, spec=spec) as (a,):
+        stopped = a.take().lease
+        a.report(stopped, 1, 0.99)
+        a.tell(stopped, 0.99, outcome="pruned")
+        assert status.read_study(storage, "s").best is None
+        a.whole_trial(0.5)
+        best = status.read_study(storage, "s").best
+        assert best is not None
+        assert best.trial == 1
+
+
+def test_states_and_troubles(storage: str) -> None:
+    with desks(storage, 1, spec=spec_of(budget={"trials": 2})) as (a,):
+        assert status.read_study(storage, "s").state == "running"
+        a.rows("update criteria_workers set seen_at = seen_at - 300 where 1 = 1 returning id")
+        a.take()
+        found = status.read_study(storage, "s")
+        assert found.state == "stalled"
+        assert {trouble.code for trouble in found.troubles} == {"stalled", "worker_lost"}
+        assert not found.healthy
+        assert found.workers[0].state == "lost"
+        a.tell(a.take().lease, 0.5, 0.5)
+        a.whole_trial()
+        found = status.read_study(storage, "s")
+        assert (found.state, found.eta_s, found.troubles) == ("finished", 0.0, ())
+
+
+def test_a_study_that_is_not_there(storage: str) -> None:
+    with pytest.raises(UsageError, match="no study `nope` in this storage, it is empty"):
+        status.read_study(storage, "nope")
+    Desk(storage).close()
+    with pytest.raises(UsageError, match="no study `nope` in this storage, there are: s"):
+        status.read_study(storage, "nope")
+
+
+def test_a_store_that_is_not_there(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(StoreError) as missing:
+        status.read_studies(f"sqlite:///{tmp_path / 'none.db'}")
+    assert missing.value.code == "store.missing"
+    assert not (tmp_path / "none.db").exists()
+
+
+def test_looking_cannot_write(storage: str) -> None:
+    Desk(storage).close()
+    engine = reading_engine(read_url(storage))
+    with pytest.raises(sa.exc.DBAPIError, match=r"read-?only"), engine.begin() as connection:
+        connection.execute(sa.text("delete from criteria_studies"))
+    engine.dispose()
+
+
+def test_the_number_of_statements_does_not_grow_with_the_trials(storage: str) -> None:
+    spec = spec_of(budget={"trials": 30})
+    with desks(storage, 1, spec=spec) as (desk,):
+        counts = []
+        for _ in range(2):
+            for _ in range(6):
+                desk.whole_trial()
+            engine, seen = reading_engine(read_url(storage)), [0]
+            sa.event.listen(
+                engine,
+                "before_cursor_execute",
+                lambda *_, seen=seen: seen.__setitem__(0, seen[0] + 1),
+            )
+            with engine.begin() as connection:
+                status.status_of(connection, "s")
+            engine.dispose()
+            counts.append(seen[0])
+    assert counts[0] == counts[1] < 25
+
+
+def test_status_does_not_import_optuna_or_torch() -> None:
+    code = (
+        "import sys, criteria_cli.hpo.status;"
+        "print([m for m in ('optuna', 'torch', 'alembic', 'transformers') if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_the_time_left_follows_the_pace_and_the_workers() -> None:
+    ends = [(60.0 * n, f"w{n % 2}") for n in range(20)]
+    both = pace_of(ends, age_s=1200.0, left=20, live=2)
+    assert both.per_hour == pytest.approx(60.0)
+    assert both.eta_s == pytest.approx(1200.0)
+    assert both.range_s is not None
+    assert both.range_s[0] < 1200.0 < both.range_s[1]
+    one = pace_of(ends, age_s=1200.0, left=20, live=1)
+    assert one.eta_s == pytest.approx(2400.0)
+    assert pace_of(ends[:4], age_s=1200.0, left=20, live=1).eta_s is None

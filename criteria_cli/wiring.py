@@ -57,12 +57,20 @@ def search(definition: Definition, options: SearchOptions, observer: Observer) -
         if asks_for_cards
         else [],
         command=_trainer_command(),
-        environment=lambda count: {**os.environ, **threads.environment(count)},
+        environment=lambda count: {**_without_secrets(), **threads.environment(count)},
         threads=threads.share,
         data_sha256=corpus.sha256,
         pairs=len(corpus),
     )
     return supervisor.search(definition, options, observer, machine)
+
+
+SECRETS = ("CRITERIA_STORAGE", "PGPASSWORD", "PGPASSFILE", "PGSERVICEFILE")
+
+
+def _without_secrets() -> dict[str, str]:
+    """This environment without the way to the store: a trainer has no database."""
+    return {name: value for name, value in os.environ.items() if name not in SECRETS}
 
 
 def _trainer_command() -> list[str]:

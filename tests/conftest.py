@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -56,3 +56,24 @@ def empty_storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path / 'store.db'}"
     server: PostgresServer = request.getfixturevalue("postgres")
     return server.url(server.new_database())
+
+
+@pytest.fixture
+def guarded(postgres: PostgresServer) -> Callable[[str], str]:
+    """Makes an empty database whose user needs this password, and gives its URL with it in it."""
+
+    def make(password: str) -> str:
+        name = postgres.new_database()
+        rules = postgres._home / "data" / "pg_hba.conf"
+        text = rules.read_text()
+        with postgres.connect() as connection, connection.cursor() as cursor:
+            cursor.execute("select 1 from pg_roles where rolname = 'guarded'")
+            verb = "alter" if cursor.fetchone() else "create"
+            cursor.execute(f"{verb} role guarded login password '{password}'")
+            cursor.execute(f"alter database {name} owner to guarded")
+            if "guarded" not in text:
+                rules.write_text(f"local all guarded scram-sha-256\n{text}")
+                cursor.execute("select pg_reload_conf()")
+        return postgres.url(name).replace("postgres@", f"guarded:{password}@")
+
+    return make

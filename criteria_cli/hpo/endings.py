@@ -22,7 +22,7 @@ from criteria_cli.hpo.leases import Lease, LeaseLost
 from criteria_cli.hpo.optuna_store import OpenStudy
 from criteria_cli.hpo.optuna_tables import trials, trials_of
 from criteria_cli.hpo.reports import store_fold
-from criteria_cli.hpo.tables import attempts, decisions, studies
+from criteria_cli.hpo.tables import attempts, decisions, epochs, studies
 from criteria_cli.study.trial import FoldReport
 
 OUTCOMES = ("complete", "pruned", "failed", "retried", "yielded", "lost")
@@ -30,8 +30,6 @@ OUTCOMES = ("complete", "pruned", "failed", "retried", "yielded", "lost")
 
 RETRIED_CAUSES = ("crashed", "killed", "stuck")
 """Failures of a process, not of a trial."""
-OWN_FAILURES = 2
-"""Attempts that may fail so before the trial does."""
 FIRST_FAILURES = 5
 """A study pauses when so many of its first trials fail for one reason."""
 
@@ -73,10 +71,7 @@ def finish(connection: sa.Connection, opened: OpenStudy, lease: Lease, ending: E
         if ending.outcome == "yielded":
             return _leave(connection, lease, "yielded")
         if ending.outcome == "failed":
-            if (
-                ending.cause in RETRIED_CAUSES
-                and _own_failures(connection, lease) < OWN_FAILURES - 1
-            ):
+            if ending.cause in RETRIED_CAUSES and not _stands_still(connection, lease):
                 return _leave(connection, lease, "retried", ending.cause, ending.message)
             fail(connection, study, lease, ending.cause, ending.message)
             return "failed"
@@ -153,13 +148,29 @@ def _attempt(lease: Lease) -> sa.ColumnElement[bool]:
     )
 
 
-def _own_failures(connection: sa.Connection, lease: Lease) -> int:
-    counted = sa.select(sa.func.count()).where(
-        attempts.c.study == lease.study,
-        attempts.c.trial == lease.trial,
-        attempts.c.outcome == "retried",
+def _stands_still(connection: sa.Connection, lease: Lease) -> bool:
+    """Whether this attempt and the one before it both failed without finishing an epoch.
+
+    A trial that gets on is tried again however often its trainer is killed.
+    """
+    reported = int(
+        connection.execute(
+            sa.select(sa.func.count()).where(
+                epochs.c.study == lease.study, epochs.c.trial == lease.trial
+            )
+        ).scalar_one()
     )
-    return int(connection.execute(counted).scalar_one())
+    latest = connection.execute(
+        sa.select(attempts.c.epochs_before, attempts.c.outcome)
+        .where(attempts.c.study == lease.study, attempts.c.trial == lease.trial)
+        .order_by(attempts.c.token.desc())
+        .limit(2)
+    ).all()
+    return (
+        len(latest) == 2
+        and all(row.epochs_before == reported for row in latest)
+        and latest[1].outcome == "retried"
+    )
 
 
 def _first_all_failed(connection: sa.Connection, study: str, cause: str) -> bool:

@@ -136,6 +136,7 @@ def train(
     settings: Sequence[str] = (),
     storage: str | None = None,
     device: str = "auto",
+    threads: int | None = None,
     overwrite: bool = False,
     report: Report | None = None,
 ) -> TrainedModel:
@@ -149,6 +150,7 @@ def train(
         settings: `key.path=value` strings in TOML syntax.
         storage: as `load_study`.
         device: `auto`, `cpu` or `cuda:N`.
+        threads: CPU threads; by default OMP_NUM_THREADS, else the cores it may use.
         report: hears the events of `criteria_cli.study.trial` and answers a `Verdict`.
 
     Raises:
@@ -157,6 +159,7 @@ def train(
     from criteria_cli import wiring
     from criteria_cli.study.files import load_definition
     from criteria_cli.study.final import TrainOrder
+    from criteria_cli.training.threads import wanted
 
     flags = {} if data is None else {"data.path": ("data", str(data))}
     definition = load_definition(str(study), settings=settings, flags=flags)
@@ -170,7 +173,7 @@ def train(
         out=directory / "model" if out is None else Path(out),
         overwrite=overwrite,
         device=device,
-        threads=len(os.sched_getaffinity(0)),
+        threads=threads or wanted(),
         seed=spec.validation.seed,
     )
     if trial is not None:

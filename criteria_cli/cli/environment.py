@@ -36,10 +36,9 @@ def runs_directory() -> Path:
 
 def thread_count() -> int:
     """CPU threads of a command that computes: OMP_NUM_THREADS, else the cores it may use."""
-    from criteria_cli.training.threads import cores
+    from criteria_cli.training.threads import wanted
 
-    wanted = os.environ.get("OMP_NUM_THREADS", "")
-    return max(1, int(wanted)) if wanted.isdecimal() else cores()
+    return wanted()
 
 
 def unknown_variables(environ: Mapping[str, str]) -> Iterator[str]:

@@ -33,8 +33,15 @@ def cores() -> int:
 
 
 def share(trainers: int) -> int:
-    """Threads for each of `trainers` processes on this machine, at least 1."""
-    return max(1, cores() // max(1, trainers))
+    """Threads for each of `trainers` processes on this machine, at least 1, and no more than
+    OMP_NUM_THREADS where that is set."""
+    return max(1, min(wanted(), cores() // max(1, trainers)))
+
+
+def wanted() -> int:
+    """Threads of a process that computes: OMP_NUM_THREADS, else the cores it may use."""
+    count = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, int(count)) if count.isdecimal() else cores()
 
 
 def environment(threads: int) -> dict[str, str]:

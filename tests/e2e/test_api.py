@@ -5,12 +5,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from criteria_cli import Predictor, load_study, train
 from criteria_cli.api import Study
 from criteria_cli.errors import Saved, UsageError
+from criteria_cli.study.final import TrainedModel
 from criteria_cli.study.trial import Event, FoldReport, Verdict
 
 DEFINITION = """
@@ -104,8 +106,12 @@ def test_its_best_trial_becomes_a_model(study: Study, folder: Path) -> None:
 
 def test_the_definitions_own_settings_and_a_stop(folder: Path) -> None:
     with pytest.raises(Saved):
-        train("little.toml", settings=["training.learning_rate=1e-3"], out="own", device="cpu", threads=1,
-              report=lambda event: Verdict.YIELD)  # fmt: skip
-    model = train("little.toml", settings=["training.learning_rate=1e-3"], out="own", device="cpu")
+        own(report=lambda event: Verdict.YIELD)
+    model = own()
     assert model.report["study"]["trial"] is None
     assert model.metrics["search"] is None
+
+
+def own(**more: Any) -> TrainedModel:
+    settings = ["training.learning_rate=1e-3"]
+    return train("little.toml", settings=settings, out="own", device="cpu", threads=1, **more)

@@ -4,7 +4,9 @@ import os
 import subprocess
 import sys
 
-from criteria_cli.training.threads import cores, environment, share
+import pytest
+
+from criteria_cli.training.threads import cores, environment, share, wanted
 
 # Twenty times 64 MiB, written and freed: with freed memory kept, pages are faulted in once.
 CHURN = """
@@ -35,8 +37,16 @@ def page_faults(before: str = "", **environ: str) -> int:
 
 def test_cores_are_at_least_one_and_at_most_the_affinity() -> None:
     assert 1 <= cores() <= len(os.sched_getaffinity(0))
-    assert share(1) == cores()
     assert share(10_000) == 1
+
+
+def test_a_user_may_ask_for_fewer_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert (wanted(), share(1)) == (cores(), cores())
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert (wanted(), share(1)) == (1, 1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "4,2")  # nested levels: not ours to read
+    assert wanted() == cores()
 
 
 def test_the_environment_keeps_freed_memory() -> None:

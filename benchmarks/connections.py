@@ -13,16 +13,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,9 +25,10 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "tests" / "support"))
 
-from invariants import check  # noqa: E402
-from postgres_server import PostgresServer  # noqa: E402
-from processes import Place  # noqa: E402
+from invariants import check
+from pgbouncer import FOUND, pgbouncer
+from postgres_server import PostgresServer
+from processes import Place
 
 LIMIT, RESERVED, POOL = 20, 3, 10
 EPOCH_S = 1.0
@@ -111,37 +107,6 @@ def measure(server: PostgresServer, folder: Path, commands: int, address: str | 
     }
 
 
-@contextmanager
-def pooler(server: PostgresServer, folder: Path) -> Iterator[str]:
-    """PgBouncer in transaction mode; the address of a database behind it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    (folder / "users.txt").write_text('"postgres" ""\n')
-    (folder / "pgbouncer.ini").write_text(
-        f"[databases]\n* = host={server.socket} user=postgres\n"
-        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
-        f"auth_type = any\nauth_file = {folder}/users.txt\npool_mode = transaction\n"
-        f"default_pool_size = {POOL}\nmax_client_conn = 1000\nuser = nobody\n"
-    )
-    folder.chmod(0o755)
-    for name in ("users.txt", "pgbouncer.ini"):
-        (folder / name).chmod(0o644)
-    process = subprocess.Popen(
-        ["pgbouncer", "-q", str(folder / "pgbouncer.ini")], stderr=subprocess.DEVNULL
-    )
-    try:
-        while process.poll() is None:
-            with socket.socket() as line:
-                if line.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.05)
-        yield f"postgresql://postgres@127.0.0.1:{port}/{{database}}"
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a few workers, without a pooler")
@@ -154,12 +119,8 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 rounds.append(measure(server, Path(folder), commands, None))
             print(json.dumps(rounds[-1]), flush=True)
-        if not given.quick and shutil.which("pgbouncer"):
-            with (
-                tempfile.TemporaryDirectory() as folder,
-                tempfile.TemporaryDirectory() as pool,
-                pooler(server, Path(pool)) as address,
-            ):
+        if not given.quick and FOUND:
+            with tempfile.TemporaryDirectory() as folder, pgbouncer(server, POOL) as address:
                 rounds.append(measure(server, Path(folder), 16, address))
             print(json.dumps(rounds[-1]), flush=True)
     finally:

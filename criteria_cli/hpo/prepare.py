@@ -114,6 +114,7 @@ def _prepare(
         return uid
     if folder is not None:
         folder.refuse_other(None)
+    engine.dispose()  # who waits holds no connection
     with exclusive(url):
         _make_tables(url, engine)
         failpoint("prepare.tables")
@@ -221,13 +222,15 @@ def exclusive(url: StoreUrl) -> Iterator[None]:
         return
     engine = sa.create_engine(url.sqlalchemy, poolclass=sa.pool.NullPool, hide_parameters=True)
     # The transaction's lock, not the session's: it survives a transaction pooler, and a frozen
-    # holder loses it with its connection.
-    with engine.begin() as connection:
-        connection.exec_driver_sql(f"set local idle_in_transaction_session_timeout = '{LOCK_S}s'")
-        for _ in _attempts():
+    # holder loses it with its connection. Who waits holds no connection: the holder needs more.
+    for _ in _attempts(0.5):
+        with engine.begin() as connection:
+            connection.exec_driver_sql(
+                f"set local idle_in_transaction_session_timeout = '{LOCK_S}s'"
+            )
             if connection.execute(sa.select(sa.func.pg_try_advisory_xact_lock(_ADVISORY))).scalar():
-                break
-        yield
+                yield
+                return
 
 
 @contextmanager
@@ -240,7 +243,7 @@ def _file_lock(url: StoreUrl) -> Iterator[None]:
             f"storage: `{url.label}` is not writable", code="store.read_only"
         ) from None
     try:
-        for _ in _attempts():
+        for _ in _attempts(0.05):
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
@@ -251,9 +254,9 @@ def _file_lock(url: StoreUrl) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _attempts() -> Iterator[None]:
+def _attempts(pause_s: float) -> Iterator[None]:
     began = time.monotonic()
     while time.monotonic() - began < LOCK_S:
         yield
-        time.sleep(0.05)
+        time.sleep(pause_s * (0.5 + random.random()))  # noqa: S311
     raise StoreError("storage: another process is making the tables", code="store.busy")

@@ -159,6 +159,14 @@ def _postgres_error(text: str, error: BaseException, url: StoreUrl) -> StoreErro
                 f"`{shared}` is ignored because others can read it: chmod 600 {shared}", "passfile"
             )
         return say(f"`{bare}` refused user `{user}` (password missing or wrong)", "password")
+    if "certificate verify failed" in lowered:
+        return say(
+            f"the certificate of `{bare}` is not from an authority that is trusted here",
+            "certificate",
+            "`sslrootcert` names the authority's file",
+        )
+    if "does not match host name" in lowered:
+        return say(f"the certificate of `{bare}` is for another host name", "certificate")
     if "no pg_hba.conf entry" in lowered:
         return say(f"`{bare}` does not let user `{user}` in from here", "refused")
     if re.search(r'database ".*" does not exist', lowered):

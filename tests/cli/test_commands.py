@@ -1,0 +1,343 @@
+"""Commands from the outside: streams, exit codes, files and what a terminal shows.
+
+Searches run the real supervisor with a stand-in for the trainer, which takes milliseconds an epoch.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import re
+import select
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from criteria_cli.cli.app import with_watch_value
+from criteria_cli.cli.failures import bare_traceback
+from criteria_cli.study.files import load_definition
+
+SUPPORT = Path(__file__).parents[1] / "support"
+STAND_IN = {
+    "CRITERIA_TESTING": "1",
+    "CRITERIA_TRAINER": str(SUPPORT / "synthetic_trainer.py"),
+    "PYTHONPATH": str(SUPPORT),
+}
+STUDY = """schema = 1
+name = "{name}"
+[data]
+format = "synthetic"
+posts = 30
+[validation]
+folds = 3
+[training]
+epochs = 3
+[search]
+learning_rate = {{ low = 1e-6, high = 1e-3, log = true }}
+batch_size = {{ choices = [16, 32] }}
+[pruner]
+type = "{pruner}"
+startup_trials = 2
+[budget]
+trials = {trials}
+"""
+Run = Callable[..., Any]
+
+
+def write(folder: Path, name: str = "s", pruner: str = "hyperband", trials: int = 6) -> Path:
+    path = folder / f"{name}.toml"
+    path.write_text(STUDY.format(name=name, pruner=pruner, trials=trials))
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, run_in: Run) -> tuple[Path, Any]:
+    """A folder with a finished study, and what the search said into a pipe."""
+    folder = tmp_path_factory.mktemp("finished")
+    write(folder)
+    ran = run_in(folder, "hpo", "s.toml", "--device", "cpu", env=STAND_IN)
+    assert ran.code == 0, ran.err
+    return folder, ran
+
+
+@pytest.fixture
+def study(finished: tuple[Path, Any], tmp_path: Path) -> Path:
+    """A copy of the finished study's folder."""
+    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+# -- pipes -----------------------------------------------------------------------------------
+
+
+def test_a_search_in_a_pipe(finished: tuple[Path, Any]) -> None:
+    _, ran = finished
+    assert ran.out == ""
+    assert "\r" not in ran.err
+    assert "\x1b" not in ran.err
+    lines = ran.err.splitlines()
+    events = [line for line in lines if re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ ", line)]
+    assert sum(" trial n=" in line and " start " in line for line in events) == 6
+    assert "A.1" in ran.err
+    assert lines[-3].startswith("s: 6 of 6 trials, best f1 0.")
+    assert "all-positive 0." in lines[-3]
+    assert lines[-2] == "store sqlite:///criteria.db, log runs/s/hpo.log"
+    assert lines[-1] == "next: criteria train s.toml --from best --name s"
+
+
+def test_a_finished_study_is_done_at_once(study: Path, run_in: Run) -> None:
+    again = run_in(study, "hpo", "s.toml", "--device", "cpu", "--json", env=STAND_IN)
+    assert again.code == 0
+    document = json.loads(again.out)
+    assert document["schema"] == "criteria.status/1"
+    assert document["study"]["trials"]["complete"] + document["study"]["trials"]["pruned"] == 6
+    assert " start " not in again.err
+
+
+def test_status_in_a_pipe(study: Path, run_in: Run) -> None:
+    every = run_in(study, "status")
+    assert every.code == 0
+    assert re.search(r"^s +finished +6/6 ", every.out, re.MULTILINE)
+    one = run_in(study, "status", "s")
+    assert "next     criteria train STUDY --from best --name s" in one.out
+    assert one.modules <= {"sqlalchemy", "pydantic"}
+    document = json.loads(run_in(study, "status", "--json").out)
+    assert [item["name"] for item in document["studies"]] == ["s"]
+
+
+def test_status_check_ends_with_5_when_somebody_must_act(tmp_path: Path, run_in: Run) -> None:
+    write(tmp_path, trials=50)
+    stopped = run_in(
+        tmp_path, "hpo", "s.toml", "--device", "cpu", "--hours", "0.0005", env=STAND_IN
+    )
+    assert stopped.code == 0
+    assert "the time is over" in stopped.err
+    assert run_in(tmp_path, "status").code == 0
+    checked = run_in(tmp_path, "status", "s", "--check")
+    assert checked.code == 5
+    assert "stalled" in checked.out
+
+
+def test_looking_changes_nothing(study: Path, run_in: Run) -> None:
+    before = (study / "criteria.db").read_bytes()
+    for arguments in (["status"], ["status", "s", "--json"], ["report", "s"], ["doctor"]):
+        assert run_in(study, *arguments).code == 0
+    assert (study / "criteria.db").read_bytes() == before
+
+
+def test_a_closed_pipe_ends_silently(study: Path) -> None:
+    done = subprocess.run(
+        [f"{sys.executable} -m criteria_cli status s --json | head -1"],
+        shell=True,
+        cwd=study,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "{\n"
+    assert done.stderr == ""
+
+
+def test_watching_into_a_pipe_writes_a_block_per_look(study: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "criteria_cli", "status", "s", "--watch=1", "--json"],
+        cwd=study,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    looks = [json.loads(process.stdout.readline()) for _ in range(2)]
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert [look["study"]["name"] for look in looks] == ["s", "s"]
+
+
+def test_a_dry_run_writes_nothing_and_names_each_source(tmp_path: Path, run_in: Run) -> None:
+    write(tmp_path)
+    ran = run_in(tmp_path, "hpo", "s.toml", "--trials", "9", "--set", "model.max_length=64",
+                 "--dry-run")  # fmt: skip
+    assert ran.code == 0
+    assert re.search(r"^budget.trials +9 +--trials$", ran.out, re.MULTILINE)
+    assert re.search(r"^model.max_length +64 +--set$", ran.out, re.MULTILINE)
+    assert re.search(r"^validation.folds +3 +s.toml$", ran.out, re.MULTILINE)
+    assert re.search(r"^validation.seed +42 +default$", ran.out, re.MULTILINE)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s.toml"]
+
+
+def test_a_setting_that_every_trial_samples_is_not_ignored(tmp_path: Path, run_in: Run) -> None:
+    write(tmp_path)
+    ran = run_in(tmp_path, "hpo", "s.toml", "--set", "training.batch_size=8")
+    assert ran.code == 2
+    assert "`--set` sets `training.batch_size`, but every trial samples it" in ran.err
+    assert "--set 'search.batch_size={choices=[VALUE]}'" in ran.err
+
+
+def test_init_writes_a_study_file_that_loads(tmp_path: Path, run_in: Run) -> None:
+    ran = run_in(tmp_path, "init", "mine.toml", "--like", "pc_ce")
+    assert (ran.code, ran.out) == (0, "mine.toml\n")
+    definition = load_definition(str(tmp_path / "mine.toml"), environ={})
+    assert definition.spec.name == "mine"
+    assert "criteria hpo mine.toml" in (tmp_path / "mine.toml").read_text()
+    assert run_in(tmp_path, "init", "mine.toml").code == 2
+
+
+def test_doctor_tells_without_a_store(tmp_path: Path, run_in: Run) -> None:
+    ran = run_in(tmp_path, "doctor", "--json", env={"HOME": str(tmp_path)})
+    assert ran.code == 0
+    facts = json.loads(ran.out)
+    assert facts["packages"]["torch"]
+    assert facts["store"]["error"]
+    assert str(tmp_path) not in ran.out
+    assert "torch" not in ran.modules
+
+
+def test_errors_as_json_are_the_last_line(tmp_path: Path, run_in: Run) -> None:
+    ran = run_in(tmp_path, "hpo", "nowhere.toml", "--json")
+    assert ran.code == 2
+    last = json.loads(ran.err.splitlines()[-1])
+    assert last["schema"] == "criteria.error/1"
+    assert last["code"] == "study.missing"
+
+
+def test_debug_shows_frames_and_no_values(tmp_path: Path, run_in: Run) -> None:
+    ran = run_in(tmp_path, "hpo", "nowhere.toml", "--debug")
+    assert "criteria_cli/study/files.py:" in ran.err
+    assert "UsageError: study file" in ran.err
+    secret = "Qxzw felt low"
+    try:
+        int(secret)
+    except ValueError as error:
+        told = bare_traceback(error)
+    assert told.endswith("ValueError\n")
+    assert secret not in told
+
+
+def test_watch_needs_no_value() -> None:
+    assert with_watch_value(["status", "--watch"]) == ["status", "--watch=2"]
+    assert with_watch_value(["status", "--watch", "5", "s"]) == ["status", "--watch=5", "s"]
+    assert with_watch_value(["status", "--watch", "s"]) == ["status", "--watch=2", "s"]
+    assert with_watch_value(["status", "--watch=3"]) == ["status", "--watch=3"]
+
+
+def test_completion_offers_studies_and_settings(study: Path) -> None:
+    def offered(line: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-m", "criteria_cli"],
+            cwd=study,
+            env={
+                **os.environ,
+                "_CRITERIA_COMPLETE": "complete_bash",
+                "COMP_WORDS": line,
+                "COMP_CWORD": str(len(line.split())),
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stdout
+
+    assert "demo" in offered("criteria hpo ")
+    assert "s" in offered("criteria status ").split()
+
+
+# -- terminals -------------------------------------------------------------------------------
+
+
+class Terminal:
+    """A command in a terminal of its own, and everything that was drawn there."""
+
+    def __init__(self, folder: Path, *arguments: str, columns: int = 80, rows: int = 24) -> None:
+        self.main, other = pty.openpty()
+        fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("CRITERIA_", "NO_COL"))}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "criteria_cli", *arguments],
+            cwd=folder,
+            env={**kept, **STAND_IN, "TERM": "xterm-256color", "OMP_NUM_THREADS": "1"},
+            stdin=other,
+            stdout=other,
+            stderr=other,
+            start_new_session=True,
+        )
+        os.close(other)
+        self.drawn = ""
+
+    def until(self, pattern: str, timeout: float = 90) -> None:
+        """Read until something was drawn."""
+        began = time.monotonic()
+        while not re.search(pattern, self.drawn):
+            assert time.monotonic() - began < timeout, self.drawn[-3000:]
+            if not self.read():
+                break
+        assert re.search(pattern, self.drawn), self.drawn[-3000:]
+
+    def read(self) -> bool:
+        if not select.select([self.main], [], [], 1)[0]:
+            return True
+        try:
+            piece = os.read(self.main, 65536)
+        except OSError:
+            return False  # the terminal is closed
+        self.drawn += piece.decode()
+        return bool(piece)
+
+    def end(self) -> int:
+        while self.read():
+            pass
+        os.close(self.main)
+        return self.process.wait(30)
+
+
+def without_codes(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_a_search_in_a_terminal(tmp_path: Path, columns: int) -> None:
+    write(tmp_path, pruner="none", trials=4)
+    terminal = Terminal(tmp_path, "hpo", "s.toml", "--device", "cpu", columns=columns)
+    terminal.until(r"trial 0 +fold \d/3")
+    assert terminal.end() == 0
+    assert "study  [" in without_codes(terminal.drawn)
+    # a frame is drawn by moving up over the last one; no line of one is wider than the window
+    for piece in re.split(r"[\r\n]+", without_codes(terminal.drawn)):
+        assert len(piece) <= columns or not piece.startswith(("study", "cpu", "criteria hpo"))
+    # what stays is three lines below the data's
+    after = without_codes(terminal.drawn).replace("\r", "").rstrip().splitlines()
+    assert after[-1] == "next: criteria train s.toml --from best --name s"
+    assert terminal.drawn.count("\x1b[?25h") >= 1, "the cursor is given back"
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
+    write(tmp_path, pruner="none", trials=500)
+    terminal = Terminal(tmp_path, "hpo", "s.toml", "--device", "cpu")
+    terminal.until(r"trial 1")
+    os.kill(terminal.process.pid, signal.SIGINT)
+    assert terminal.end() == 75
+    assert "stopped" in without_codes(terminal.drawn)
+
+
+def test_status_in_a_terminal_fits_it(study: Path) -> None:
+    for columns in (80, 120):
+        terminal = Terminal(study, "status", "s", columns=columns)
+        assert terminal.end() == 0
+        lines = without_codes(terminal.drawn).replace("\r", "").splitlines()
+        assert all(len(line) <= columns for line in lines)
+
+
+def test_watching_redraws_in_place(study: Path) -> None:
+    terminal = Terminal(study, "status", "--watch=1")
+    terminal.until("\x1b\\[\\d+A")
+    os.kill(terminal.process.pid, signal.SIGINT)
+    assert terminal.end() == 0

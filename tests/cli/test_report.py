@@ -1,0 +1,204 @@
+"""The report opens offline, shows every section, and escapes what the store says."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from criteria_cli.hpo import figures
+from criteria_cli.hpo.paper import pictures
+from criteria_cli.hpo.report_facts import (
+    AttemptFact,
+    CutFact,
+    EpochFact,
+    FoldFact,
+    StudyRecord,
+)
+
+SUPPORT = Path(__file__).parents[1] / "support"
+STUDY = """schema = 1
+name = "s"
+[data]
+format = "synthetic"
+posts = 30
+[validation]
+folds = 3
+[training]
+epochs = 2
+[search]
+learning_rate = { low = 1e-6, high = 1e-3, log = true }
+batch_size = { choices = [16, 32] }
+[pruner]
+type = "hyperband"
+startup_trials = 4
+[budget]
+trials = 10
+"""
+Run = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory: pytest.TempPathFactory, run_in: Run) -> Path:
+    """A folder with a finished study whose worker has an evil name, and its report."""
+    folder = tmp_path_factory.mktemp("report")
+    (folder / "s.toml").write_text(STUDY)
+    ran = run_in(
+        folder,
+        "hpo",
+        "s.toml",
+        "--device",
+        "cpu",
+        env={
+            "CRITERIA_TESTING": "1",
+            "CRITERIA_TRAINER": str(SUPPORT / "synthetic_trainer.py"),
+            "PYTHONPATH": str(SUPPORT),
+        },
+    )
+    assert ran.code == 0, ran.err
+    connection = sqlite3.connect(folder / "criteria.db")
+    with connection:
+        connection.execute("update criteria_attempts set worker_name = '<script>evil()</script>'")
+    connection.close()
+    done = run_in(folder, "report", "s")
+    assert (done.code, done.out) == (0, "runs/s/report.html\n")
+    return folder
+
+
+def test_it_is_one_private_file_that_may_ask_nobody(reported: Path) -> None:
+    path = reported / "runs" / "s" / "report.html"
+    assert path.stat().st_mode & 0o777 == 0o600
+    page = path.read_text()
+    assert "default-src 'none'" in page
+    assert not re.search(r"<(script|link|img|iframe)[^>]+(src|href)\s*=", page)
+    assert "<script>evil()" not in page
+    for plot in figures.PLOTS:
+        assert f'id="{plot.key}"' in page
+    for key in ("history", "importance", "parallel", "slices", "curves", "spread", "timeline"):
+        assert f'id="plot-{key}"' in page
+    assert "learning_rate" in page
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium here to look with")
+def test_a_browser_draws_it(reported: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [
+            "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
+            "--disable-background-networking", "--disable-component-update", "--disable-sync",
+            f"--user-data-dir={tmp_path}", "--virtual-time-budget=5000", "--enable-logging=stderr",
+            "--dump-dom", (reported / "runs" / "s" / "report.html").as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )  # fmt: skip
+    assert len(re.findall(r'<svg class="main-svg"', done.stdout)) >= 8
+    assert "Refused to" not in done.stderr
+    assert "Uncaught" not in done.stderr
+
+
+def test_a_file_of_ones_own_is_not_replaced(reported: Path, run_in: Run) -> None:
+    first = run_in(reported, "report", "s", "--out", "mine.html")
+    assert first.code == 0
+    again = run_in(reported, "report", "s", "--out", "mine.html")
+    assert again.code == 2
+    assert "give `--overwrite`" in again.err
+    assert run_in(reported, "report", "s", "--out", "mine.html", "--overwrite").code == 0
+    assert run_in(reported, "report", "s").code == 0, "its own place may be renewed"
+
+
+def test_figures_for_a_paper(reported: Path, run_in: Run) -> None:
+    done = run_in(reported, "report", "s", "--format", "png", "--out", "figures")
+    assert done.code == 0, done.err
+    for line in done.out.split():
+        assert (reported / line).read_bytes().startswith(b"\x89PNG")
+    assert len(done.out.split()) >= 4
+
+
+def test_an_unknown_study_is_named(reported: Path, run_in: Run) -> None:
+    done = run_in(reported, "report", "nope")
+    assert done.code == 2
+    assert "no study `nope`" in done.err
+
+
+# -- the plots, from facts -------------------------------------------------------------------
+
+
+def record(trials: int = 6) -> StudyRecord:
+    study = optuna.create_study(direction="maximize")
+    space = {"learning_rate": optuna.distributions.FloatDistribution(1e-6, 1e-3, log=True)}
+    for number in range(trials):
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=optuna.trial.TrialState.COMPLETE,
+                value=0.5 + 0.01 * number,
+                params={"learning_rate": 1e-6 * (number + 1)},
+                distributions=space,
+            )
+        )
+    folds = tuple(
+        FoldFact(
+            trial=number,
+            fold=fold,
+            score=0.5 + 0.01 * number + 0.001 * fold,
+            best_epoch=2,
+            epochs=3,
+            per_criterion={"A.1": {"f1": 0.6 + 0.1 * fold}, "A.2": {"f1": 0.4}},
+            costs={"train_s": 2.0, "eval_s": 0.5, "examples_per_s": 99.0},
+        )
+        for number in range(trials)
+        for fold in (1, 2)
+    )
+    epochs = tuple(
+        EpochFact(number, fold, epoch, 0.1 * epoch, 1.0)
+        for number in range(trials)
+        for fold in (1, 2)
+        for epoch in (1, 2, 3)
+    )
+    return StudyRecord(
+        definition={"validation": {"metric": "f1"}},
+        study=study,
+        folds=folds,
+        epochs=epochs,
+        attempts=(AttemptFact(0, "w", 0.0, 9.0, "complete"), AttemptFact(1, "w", 9.0, None, "")),
+        cuts=(CutFact(7, 1, None, "hyperband"), CutFact(8, 2, 3, "racing")),
+    )
+
+
+def test_every_plot_is_drawn_from_a_full_record() -> None:
+    full = record()
+    assert all(plot.draw(full) is not None for plot in figures.PLOTS)
+    assert {key for key, _ in pictures(full)} == {
+        "history", "importance", "curves", "spread", "criteria", "pruning",
+    }  # fmt: skip
+
+
+def test_no_plot_needs_more_than_the_study_has() -> None:
+    empty = replace(record(0), folds=(), epochs=(), attempts=(), cuts=())
+    assert all(plot.draw(empty) is None for plot in figures.PLOTS)
+    assert list(pictures(empty)) == []
+    for trials in (1, 2, 3):
+        for plot in figures.PLOTS:
+            plot.draw(record(trials))
+
+
+def test_bars_show_the_mean_and_reach_from_lowest_to_highest() -> None:
+    bars = figures.criteria(record()).data[0]
+    assert list(bars.x) == ["A.1", "A.2"]
+    assert bars.y == pytest.approx((0.75, 0.4))
+    assert bars.error_y.array == pytest.approx((0.05, 0.0))
+    assert bars.error_y.arrayminus == pytest.approx((0.05, 0.0))
+
+
+def test_time_is_summed_over_folds_and_rates_are_not() -> None:
+    bars = figures.cost(record()).data[0]
+    assert dict(zip(bars.x, bars.y, strict=True)) == {"train": 24.0, "eval": 6.0}

@@ -89,9 +89,11 @@ class Planner:
         """Micro-batches of a whole set to be scored, sorted by length, longest first."""
         return in_order(lengths, self.limits.evaluate, rows)
 
-    def admit(self, rows: int, length: int, *, evaluation: bool = False) -> None:
+    def admit(
+        self, rows: int, length: int, *, evaluation: bool = False, remember: bool = True
+    ) -> None:
         """Plan no more than `rows` at this padded length from now on: more ran out of memory."""
-        self.limits = self.limits.lower(rows, length, evaluation=evaluation)
+        self.limits = self.limits.lower(rows, length, evaluation=evaluation, remember=remember)
 
 
 def cheapest(

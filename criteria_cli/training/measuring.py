@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -22,7 +21,7 @@ from criteria_cli.training.devices import Device, Peak, Precision
 from criteria_cli.training.losses import build_loss
 from criteria_cli.training.memory import whole_batches
 from criteria_cli.training.model import Encoder, ScoringModel
-from criteria_cli.training.replay import is_out_of_memory
+from criteria_cli.training.replay import drop_gradients, is_out_of_memory
 from criteria_cli.training.resident import ResidentModel
 from criteria_cli.training.step import TrainingStep
 from criteria_cli.training.tokens import TokenBatch
@@ -214,10 +213,7 @@ class StepMeter:
         return TokenBatch(ids, lengths, types), labels
 
     def _clean(self) -> None:
-        for parameter in self._step.parameters:
-            parameter.grad = None
-        gc.collect()
-        self.device.empty_cache()
+        drop_gradients(self._step.parameters, self.device)
         self.device.reset_peak()
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from criteria_cli.study.headroom import Headroom, parse_headroom
 
@@ -24,8 +24,6 @@ __all__ = [
     "Headroom",
     "Limits",
     "MemoryModel",
-    "assumed_limits",
-    "assumed_model",
     "cap_bytes",
     "parse_headroom",
     "whole_batches",
@@ -36,8 +34,6 @@ EXPANDABLE_FILL = 0.97
 allocator can grow its segments."""
 SEGMENTS_FILL = 0.85
 """The same where it cannot, and blocks of many sizes leave gaps."""
-ASSUMED_FILL = 0.5
-"""The same for a model that was never measured."""
 CPU_TOKENS = 2048
 """Padded tokens of a micro-batch on a processor: larger ones leave its caches and gain nothing."""
 _UNBOUNDED = 2**40
@@ -182,16 +178,24 @@ class Limits:
         bound = replace(self.evaluate, full_rows=rows, budget=0.0)
         return replace(self, evaluate=bound)
 
-    def lower(self, rows: int, length: int, *, evaluation: bool = False) -> Limits:
+    def lower(
+        self, rows: int, length: int, *, evaluation: bool = False, remember: bool = True
+    ) -> Limits:
         """Limits that admit at most `rows` at `length`, because more ran out of memory.
 
-        The memory model remembers it as a smaller fill, which holds for other caps too.
+        Args:
+            remember: whether the memory model learns from it, as a smaller fill that holds for
+                other caps too; not where others took the memory.
         """
         if evaluation:
             bound = self.evaluate.lower(rows, length)
-            return replace(self, model=self._remembered(bound, evaluation=True), evaluate=bound)
-        bound = self.train.lower(rows, length)
-        return replace(self, model=self._remembered(bound, evaluation=False), train=bound)
+            lowered = replace(self, evaluate=bound)
+        else:
+            bound = self.train.lower(rows, length)
+            lowered = replace(self, train=bound)
+        if not remember:
+            return lowered
+        return replace(lowered, model=self._remembered(bound, evaluation=evaluation))
 
     def _remembered(self, bound: Bound, *, evaluation: bool) -> MemoryModel:
         model = self.model
@@ -256,64 +260,6 @@ def _bound(model: MemoryModel, cap: int, *, evaluation: bool) -> Bound:
         max_length=model.max_length,
         tokens=CPU_TOKENS if model.allocator == "system" else _UNBOUNDED,
     )
-
-
-class EncoderConfig(Protocol):
-    """The part of a Hugging Face encoder configuration that sizes depend on."""
-
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-
-
-def assumed_model(
-    config: EncoderConfig, parameters: int, max_length: int, *, flops_per_second: float = 5e10
-) -> MemoryModel:
-    """A memory model from the architecture alone, for a processor in fp32.
-
-    The coefficients are those fitted to DeBERTa-v3-base (float32, dropout on), per layer and
-    hidden unit, per layer and head, and rounded up; BERT-like models need less.
-    """
-    hidden, layers = config.hidden_size, config.num_hidden_layers
-    heads = config.num_attention_heads
-    inner = int(getattr(config, "intermediate_size", None) or 4 * hidden)
-    buckets = int(getattr(config, "position_buckets", 0) or 0)
-    forward_token = 2.0 * layers * (4 * hidden * hidden + 2 * hidden * inner) / flops_per_second
-    forward_pair = 4.0 * layers * hidden / flops_per_second
-    return MemoryModel(
-        max_length=max_length,
-        # weights, gradients and Adam's two moments, four bytes each
-        train=Curve(16.0 * parameters, 8.0 * layers * buckets * hidden, 120.0 * layers * hidden,
-                    12.0 * layers * heads),
-        evaluate=Curve(12.0 * parameters, 8.0 * buckets * hidden, 48.0 * hidden, 16.0 * heads),
-        optimizer_peak=16 * parameters,
-        train_seconds=Curve(5e-4 * layers, 0.0, 3 * forward_token, 3 * forward_pair),
-        evaluate_seconds=Curve(2e-4 * layers, 0.0, forward_token, forward_pair),
-        allocator="system",
-        train_fill=ASSUMED_FILL,
-        evaluate_fill=ASSUMED_FILL,
-        source="assumed",
-        resident={
-            "parameters": 4 * parameters,
-            "gradients": 4 * parameters,
-            "optimizer": 8 * parameters,
-        },
-    )  # fmt: skip
-
-
-def assumed_limits(
-    config: EncoderConfig,
-    parameters: int,
-    max_length: int,
-    *,
-    total_bytes: int,
-    free_bytes: int,
-    headroom: float | str = 0.10,
-) -> Limits:
-    """Limits for a device that is not measured: a processor, before the model is loaded."""
-    model = assumed_model(config, parameters, max_length)
-    kept = parse_headroom(headroom).of(total_bytes)
-    return Limits.under(model, cap_bytes(free_bytes, 0, kept))
 
 
 def whole_batches(max_length: int, *, evaluation_rows: int | None = None) -> Limits:

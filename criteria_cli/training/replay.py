@@ -103,9 +103,7 @@ def run_batch(
         if results:
             return results[0]
         failures += 1
-        for parameter in parameters:
-            parameter.grad = None
-        _release(device)
+        drop_gradients(parameters, device)
         _lower(planner, device, attempt.begun, failures, evaluation=False)
         device.set_random_state(random_state)
         attempt = Attempt(planner.plan(lengths, rows))
@@ -136,7 +134,8 @@ def score_all(
         if _unless_out_of_memory(score, micro_batch):
             continue
         failures += 1
-        _release(device)
+        gc.collect()
+        device.empty_cache()
         _lower(planner, device, micro_batch, failures, evaluation=True)
         left = np.concatenate([micro_batch.rows, *(later.rows for later in waiting[::-1])])
         waiting = [
@@ -145,6 +144,17 @@ def score_all(
                 lengths[left], None if rows is None else rows[left]
             )
         ][::-1]
+
+
+def drop_gradients(parameters: Iterable[torch.Tensor], device: Device) -> None:
+    """Let go of everything that an unfinished forward or backward pass has left."""
+    for parameter in parameters:
+        parameter.grad = None
+    # the nodes that a failed backward pass had not reached stay in this thread's queue, with all
+    # that they saved, until the next pass on it
+    torch.ones((), requires_grad=True).backward()
+    gc.collect()
+    device.empty_cache()
 
 
 def _unless_out_of_memory(
@@ -159,11 +169,6 @@ def _unless_out_of_memory(
     return ()
 
 
-def _release(device: Device) -> None:
-    gc.collect()
-    device.empty_cache()
-
-
 def _lower(
     planner: Planner, device: Device, failed: MicroBatch, failures: int, *, evaluation: bool
 ) -> None:
@@ -171,7 +176,9 @@ def _lower(
     if len(failed) == 1:
         raise _does_not_fit(planner, device, failed.length)
     rows = failed.device_rows - 1 if failures == 1 else failed.device_rows // 2
-    planner.admit(rows, failed.length, evaluation=evaluation)
+    # where others took what the cap had counted on, the model was not wrong
+    as_before = device.free_bytes() + device.reserved_bytes() >= planner.limits.cap
+    planner.admit(rows, failed.length, evaluation=evaluation, remember=as_before)
 
 
 def _does_not_fit(planner: Planner, device: Device, length: int) -> TrialFailed:

@@ -165,6 +165,7 @@ class Trainer:
         """
         loaded = self._load(hyperparameters.model)
         rewritten = self._rewritten(hyperparameters, train)
+        loaded.admission.renew()
         try:
             with self.device.use():
                 result = fit(

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from criteria_cli.training.assumed import assumed_limits
 from criteria_cli.training.curves import fit_curve, row_curve
 from criteria_cli.training.memory import (
     CPU_TOKENS,
     Curve,
     Limits,
     MemoryModel,
-    assumed_limits,
     cap_bytes,
 )
 

@@ -246,10 +246,12 @@ def test_the_random_state_is_put_back() -> None:
     assert torch.equal(*states)
 
 
-def test_nothing_of_the_failed_attempt_is_held() -> None:
+@pytest.mark.parametrize("attention", ["auto", "reference"])
+def test_nothing_of_the_failed_attempt_is_held(attention: str) -> None:
+    """Wherever it failed: a backward pass leaves nodes that it had not reached."""
     card = SimulatedCard(2**30)
     with card.use():
-        setting = Setting(rows=8, device=card, double=False)
+        setting = Setting(rows=8, device=card, double=False, attention=attention)
         held: list[int] = []
 
         def note() -> None:
@@ -257,11 +259,15 @@ def test_nothing_of_the_failed_attempt_is_held() -> None:
             held.append(card.peak().requested)
 
         setting.at_start = note
-        module = setting.model.module.get_submodule(LEAVES[-1])
-        module.register_full_backward_hook(Injected(1))
-        setting.run()
-    assert len(held) == 2
-    assert held[1] <= held[0]
+        with FailAt(0) as whole:
+            setting.run()
+        for at in range(1, int(0.9 * whole.seen), whole.seen // 12):
+            setting.anew()
+            held.clear()
+            with FailAt(at):
+                setting.run()
+            assert len(held) == 2, at
+            assert held[1] - held[0] <= 4096, at
 
 
 def test_a_card_that_is_too_small_trains_the_same_batch() -> None:

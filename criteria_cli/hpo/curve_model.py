@@ -18,7 +18,7 @@ of final scores on early ones over finished trials would be.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -45,6 +45,8 @@ class CurveModel:
     """(L, L) A."""
     within: Floats
     """(L, L) B."""
+    whole: int
+    """How many of the curves it was fitted to were whole."""
 
     @property
     def looks(self) -> int:
@@ -76,7 +78,8 @@ class Forecaster:
     prior_sd: float
     """Of the final mean of a trial of which nothing is known."""
     sd: Floats
-    """(K * L,) of the final mean, once each look is known."""
+    """(K * L,) of the final mean, once each look is known; wider by 1 + 1 / whole curves, in
+    variance, since the folds' means are estimates themselves."""
 
     @classmethod
     def of(cls, model: CurveModel) -> Forecaster:
@@ -92,7 +95,7 @@ class Forecaster:
             gains=gains,
             prior_mean=float(weights @ model.mean),
             prior_sd=float(np.sqrt(variance)),
-            sd=np.sqrt(left),
+            sd=np.sqrt(left * (1.0 + 1.0 / model.whole)),
         )
 
     def forecasts(self, values: Floats) -> Floats:
@@ -113,10 +116,11 @@ def fit_curves(
         start: a model of nearly the same curves, from which fewer iterations are enough.
     """
     model = start or _first_guess(curves)
+    whole = int((curves.known == curves.length).sum())
     beginnings = _by_folds_begun(curves)
     for _ in range(iterations):
         model = _improve(model, beginnings, len(curves.known))
-    return model
+    return replace(model, whole=whole)
 
 
 def _first_guess(curves: Curves) -> CurveModel:
@@ -126,7 +130,7 @@ def _first_guess(curves: Curves) -> CurveModel:
     centred = whole - mean
     between, within = _levels(centred.T @ centred / max(len(whole) - 1, 1), curves.looks)
     shift = curves.values[:, 0].mean() - mean[0]
-    return CurveModel(mean + shift, between, within)
+    return CurveModel(mean + shift, between, within, len(whole))
 
 
 def _by_folds_begun(curves: Curves) -> list[tuple[Floats, Bools]]:
@@ -162,7 +166,12 @@ def _improve(model: CurveModel, beginnings: list[tuple[Floats, Bools]], trials: 
     second = root @ (squares / trials - np.outer(mean, mean)) @ root.T
     between, within = _levels(second, model.looks)
     weight = PRIOR_TRIALS / (trials + PRIOR_TRIALS)
-    return CurveModel(model.mean + root @ mean, _damped(between, weight), _damped(within, weight))
+    return CurveModel(
+        mean=model.mean + root @ mean,
+        between=_damped(between, weight),
+        within=_damped(within, weight),
+        whole=model.whole,
+    )
 
 
 def _levels(second: Floats, looks: int) -> tuple[Floats, Floats]:

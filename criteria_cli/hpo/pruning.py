@@ -59,6 +59,7 @@ def optuna_pruner(spec: StudySpec) -> optuna.pruners.BasePruner:
             return RacingPruner(
                 spec.validation.fold_count,
                 most_epochs(spec) if spec.pruner.resource == "epoch" else 0,
+                error_rate=spec.pruner.error_rate,
                 startup_trials=spec.pruner.startup_trials,
             )
         case "none":
@@ -131,7 +132,7 @@ def judge(
         return GO_ON
     stop = _ask_patience(spec, history, folds, event)
     if stop is None and reads_epochs(spec) and asks(spec, event):
-        stop = _ask_racing(trial.number, history, folds, epochs, event)
+        stop = _ask_racing(spec, trial.number, history, folds, epochs, event)
     if stop is None and optuna_stop:
         reason: Reason = "median" if spec.pruner.type == "median" else "hyperband"
         stop = Decision(True, reason, _where(event))
@@ -206,9 +207,14 @@ def _ask_patience(
 
 
 def _ask_racing(
-    number: int, history: Scores, folds: Floats, epochs: Floats, event: EpochReport | FoldReport
+    spec: StudySpec,
+    number: int,
+    history: Scores,
+    folds: Floats,
+    epochs: Floats,
+    event: EpochReport | FoldReport,
 ) -> Decision | None:
-    found = standing(number, folds, epochs, history)
+    found = standing(number, folds, epochs, history, spec.pruner.error_rate)
     if found is None or not found.stop:
         return None
     numbers = {

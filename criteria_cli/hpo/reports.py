@@ -41,7 +41,7 @@ def record(
     failpoint("report.stored")
     finished = _finished_folds(connection, lease)
     told = pruning.reported(spec, event, finished)
-    if told is None and not pruning.reads_epochs(spec):
+    if not pruning.asks(spec, event):
         return pruning.GO_ON
     with opened.within(connection) as study:
         trial = optuna.trial.Trial(study, lease.trial_id)

@@ -288,6 +288,8 @@ class PrunerSpec(_Section):
     reduction_factor: Annotated[int, Field(ge=2)] = 3
     startup_trials: Annotated[int, Field(ge=0)] = 10
     """The first trials run to the end, as a baseline."""
+    error_rate: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
+    """Racing stops at most this share of the trials that would have beaten the incumbent."""
     patience: Patience | None = None
 
 

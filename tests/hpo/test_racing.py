@@ -100,16 +100,19 @@ def test_a_fold_without_its_epochs_is_flat_and_one_with_a_gap_is_known_up_to_it(
 
 def test_forecasts_are_right_on_average_and_as_sure_as_they_say() -> None:
     """Also from curves that racing itself left unfinished: they are missing at random."""
-    table = random_table(300, 4, 5, seed=5)
-    history, _, _ = race_through(table)
-    assert history.stopped.mean() > 0.7
-    ahead = Forecaster.of(fit_curves(Curves.of_history(history)))
-    curves = Curves.of(table.max(axis=2), table)
-    final = table.max(axis=2).mean(axis=1)
-    errors = (final[:, None] - ahead.forecasts(curves.values)) / np.maximum(ahead.sd, 1e-9)
+    errors = []
+    for seed in (8, 9, 10):
+        table = random_table(200, 4, 5, seed=seed)
+        history, _, _ = race_through(table)
+        assert history.stopped.mean() > 0.7
+        ahead = Forecaster.of(fit_curves(Curves.of_history(history)))
+        curves = Curves.of(table.max(axis=2), table)
+        final = table.max(axis=2).mean(axis=1)
+        errors.append((final[:, None] - ahead.forecasts(curves.values))[:, :-1] / ahead.sd[:-1])
+    standardised = np.concatenate(errors)
     for look in (0, 2, 4, 9, 14):
-        assert abs(errors[:, look].mean()) < 0.35
-        assert 0.7 < errors[:, look].std() < 1.35
+        assert abs(standardised[:, look].mean()) < 0.3
+        assert standardised[:, look].std() == pytest.approx(1.0, abs=0.2)
 
 
 def test_finished_curves_alone_would_mislead() -> None:

@@ -12,20 +12,28 @@ from processes import Place
 
 
 @pytest.fixture
-def place(tmp_path: Path, storage: str) -> Place:
+def place(tmp_path: Path, storage: str) -> Iterator[Place]:
     """A place on each database in turn."""
-    return Place(tmp_path, storage)
+    made = Place(tmp_path, storage)
+    yield made
+    made.clear()
 
 
 @pytest.fixture
-def sqlite_place(tmp_path: Path, sqlite_template: Path) -> Place:
+def sqlite_place(tmp_path: Path, sqlite_template: Path) -> Iterator[Place]:
     shutil.copy(sqlite_template, tmp_path / "store.db")
-    return Place(tmp_path, f"sqlite:///{tmp_path / 'store.db'}")
+    made = Place(tmp_path, f"sqlite:///{tmp_path / 'store.db'}")
+    yield made
+    made.clear()
 
 
 @pytest.fixture
-def postgres_place(tmp_path: Path, postgres: PostgresServer, postgres_template: str) -> Place:
-    return Place(tmp_path, postgres.url(postgres.new_database(postgres_template)))
+def postgres_place(
+    tmp_path: Path, postgres: PostgresServer, postgres_template: str
+) -> Iterator[Place]:
+    made = Place(tmp_path, postgres.url(postgres.new_database(postgres_template)))
+    yield made
+    made.clear()
 
 
 @pytest.fixture

@@ -51,6 +51,7 @@ class Place:
     storage: str
     name: str = "s"
     timings: dict[str, float] = field(default_factory=lambda: dict(QUICK))
+    started: list[Command] = field(default_factory=list)
 
     @property
     def file(self) -> Path:
@@ -76,7 +77,15 @@ class Place:
     def start(self, *, env: dict[str, str] | None = None, **options: Any) -> Command:
         """Start a worker as a process of its own."""
         arguments = [str(self.file), self.storage, str(self.runs), json.dumps(options)]
-        return Command([sys.executable, str(HERE / "run_worker.py"), *arguments], self, env or {})
+        program = [sys.executable, str(HERE / "run_worker.py")]
+        self.started.append(Command([*program, *arguments], self, env or {}))
+        return self.started[-1]
+
+    def clear(self) -> None:
+        """End whatever a test left running."""
+        for command in self.started:
+            if command.process.poll() is None:
+                command.kill()
 
     def environment(self, extra: dict[str, str]) -> dict[str, str]:
         kept = {key: value for key, value in os.environ.items() if not key.startswith("CRITERIA_")}

@@ -84,6 +84,9 @@ def measure(server: PostgresServer, folder: Path, commands: int, address: str | 
     env = {"SYNTHETIC_EPOCH_S": str(EPOCH_S)}
     started = [place.start(env=env) for _ in range(commands)]
     codes = [command.end(600) for command in started]
+    for command, code in zip(started, codes, strict=True):
+        if code != 0:
+            print(code, command.text[-300:], file=sys.stderr, flush=True)
     seconds = time.monotonic() - began
     samples.ended.set()
     sampler.join()

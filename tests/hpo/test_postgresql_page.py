@@ -90,7 +90,7 @@ def service(
     (text,) = blocks("ini", "pg_service.conf")
     text = text.replace("db.example.org", "localhost").replace("5432", str(server.port))
     file = tmp_path / "pg_service.conf"
-    file.write_text(text.replace("/home/me/ca.crt", str(certificates / "ca.crt")))
+    file.write_text(text.replace("/etc/ssl/criteria-ca.crt", str(certificates / "ca.crt")))
     (line,) = blocks("text", "pgpass")
     line = line.replace("db.example.org", "localhost").replace("5432", str(server.port))
     passwords = tmp_path / "pgpass"

@@ -236,6 +236,7 @@ def test_a_full_disk_under_the_store_counts_as_away(sqlite_place: Place) -> None
     check(place.storage, place.runs, place.name, target=1)
 
 
+@pytest.mark.fault(61)
 def test_status_looks_without_holding_anybody_up(place: Place) -> None:
     from criteria_cli.hpo import status
 

@@ -65,6 +65,7 @@ def _rungs(desk: Desk, trial_id: int) -> list[str]:
     return [row[0] for row in rows]
 
 
+@pytest.mark.fault(14)
 def test_of_several_rivals_one_adopts(storage: str) -> None:
     with desks(storage, 4, spec=spec_of(budget={"trials": 1}), lease_s=60.0) as (a, *rivals):
         a.lease_s = -1.0
@@ -185,6 +186,7 @@ def test_a_trial_that_the_pruner_stopped_is_not_trained_on(storage: str) -> None
         assert adopted.decided == "hyperband"
 
 
+@pytest.mark.fault(13)
 def test_an_enqueued_trial_is_taken_once(storage: str) -> None:
     with desks(storage, 2) as (a, b):
 

@@ -103,6 +103,7 @@ def _snapshot(storage: str) -> list[object]:
     ]
 
 
+@pytest.mark.fault(45, 46, 48)
 @pytest.mark.parametrize(
     ("changes", "identity", "message"),
     [
@@ -200,6 +201,7 @@ def test_a_folder_with_results_of_another_study_is_refused(storage: str, tmp_pat
     assert _count(storage, "criteria_studies") == 0
 
 
+@pytest.mark.fault(34)
 def test_a_lost_database_file_is_not_replaced_by_an_empty_one(tmp_path: Path) -> None:
     """An SQLite file of 0 bytes is silently a new database: the results say otherwise."""
     url, folder = read_url(f"sqlite:///{tmp_path / 'store.db'}"), tmp_path / "runs" / "s"
@@ -216,6 +218,7 @@ def test_a_lost_database_file_is_not_replaced_by_an_empty_one(tmp_path: Path) ->
 # -- tables of others ----------------------------------------------------------------------------
 
 
+@pytest.mark.fault(47)
 @pytest.mark.parametrize(
     ("statement", "code"),
     [

@@ -108,9 +108,11 @@ class DisentangledAttention(torch.autograd.Function):
                 )
                 torch.softmax(scores, dim=-1, out=probabilities[piece])
                 if dropout:
-                    kept = keep_mask(scores, dropout, scale=1.0 / (1.0 - dropout))
+                    kept = keep_mask(scores, dropout)
                     torch.mul(probabilities[piece], kept, out=weights[piece])
                 torch.matmul(weights[piece], value[piece], out=out[piece])
+        if dropout:
+            out *= 1.0 / (1.0 - dropout)
         ctx.save_for_backward(
             query, key, value, key_positions, query_positions, probabilities, weights
         )
@@ -123,6 +125,8 @@ class DisentangledAttention(torch.autograd.Function):
         query, key, value, key_positions, query_positions, probabilities, weights = (
             ctx.saved_tensors
         )
+        if ctx.dropout:
+            grad = grad * (1.0 / (1.0 - ctx.dropout))
         gradients = [
             torch.empty_like(query),
             torch.empty_like(key),
@@ -139,7 +143,6 @@ class DisentangledAttention(torch.autograd.Function):
                 if ctx.dropout:
                     # a weight of 0 was dropped, or its probability is 0 and takes no gradient
                     of_scores = torch.ops.aten.threshold_backward(of_scores, weights[piece], 0.0)
-                    of_scores *= 1.0 / (1.0 - ctx.dropout)
                 of_scores = torch.ops.aten._softmax_backward_data(  # noqa: SLF001
                     of_scores, probabilities[piece], -1, of_scores.dtype
                 )
@@ -150,7 +153,7 @@ class DisentangledAttention(torch.autograd.Function):
                     of_query, gradients[3][:, head],
                 )  # fmt: skip
                 _position_gradients(
-                    of_scores.transpose(2, 3), key[piece], query_positions[:, head],
+                    _readable_across(of_scores), key[piece], query_positions[:, head],
                     of_key, gradients[4][:, head],
                 )  # fmt: skip
         return (*gradients, None, None)
@@ -180,21 +183,33 @@ def _products(content: Tensor, positions: Tensor, part: slice) -> Tensor:
     return diagonals(products.view(heads, batch, rows, -1), length)
 
 
+def _readable_across(values: Tensor) -> Tensor:
+    """The transpose of (heads, batch, length, length), in rows that start off the power of two at
+    which a processor's cache would hold few of them."""
+    if values.device.type != "cpu":
+        return values.transpose(2, 3)
+    heads, batch, length, _ = values.shape
+    apart = values.new_empty(heads, batch, length, length + 8)[..., :length]
+    return apart.copy_(values).transpose(2, 3)
+
+
 def _position_gradients(
     of_scores: Tensor, content: Tensor, positions: Tensor, of_content: Tensor, of_positions: Tensor
 ) -> None:
     """Add to the gradients of content and positions those that come through their products."""
     heads, batch, length, size = content.shape
+    spread = None
     for part in blocks(length):
         rows = part.stop - part.start
         columns = _columns(part, length)
-        spread = of_scores.new_zeros(heads, batch, rows, length + rows - 1)
-        diagonals(spread, length).copy_(of_scores[:, :, part])
-        spread = spread.view(heads, batch * rows, -1)
+        if spread is None or spread.shape[2] != rows:
+            spread = of_scores.new_zeros(heads, batch, rows, length + rows - 1)
+        diagonals(spread, length).copy_(of_scores[:, :, part])  # beside them, zeros stay
+        flat = spread.view(heads, batch * rows, -1)
         block = content[:, :, part].reshape(heads, batch * rows, size)
-        into = torch.bmm(spread, positions[columns].transpose(0, 1))
+        into = torch.bmm(flat, positions[columns].transpose(0, 1))
         of_content[:, :, part] += into.view(heads, batch, rows, size)
-        of_positions[columns] += torch.bmm(spread.transpose(1, 2), block).transpose(0, 1)
+        of_positions[columns] += torch.bmm(flat.transpose(1, 2), block).transpose(0, 1)
 
 
 def _columns(part: slice, length: int) -> slice:

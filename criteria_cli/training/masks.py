@@ -13,17 +13,18 @@ from torch import Tensor
 _STEPS = 2**16
 
 
-def keep_mask(values: Tensor, rate: float, *, scale: float = 1.0) -> Tensor:
-    """`scale` with probability 1 - `rate`, else 0, in the shape and type of `values`.
+def keep_mask(values: Tensor, rate: float) -> Tensor:
+    """1 with probability 1 - `rate`, else 0, in the shape and type of `values`.
 
     Draws from torch's generator of their device.
     """
+    kept = torch.empty_like(values)
     if values.device.type != "cpu":
-        return torch.empty_like(values).bernoulli_(1.0 - rate).mul_(scale)
+        return kept.bernoulli_(1.0 - rate)
     count = values.numel()
     bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)
     lanes = bits.view(torch.int16)[:count].view(values.shape)
-    return (lanes >= round(rate * _STEPS) - _STEPS // 2).to(values.dtype).mul_(scale)
+    return torch.ge(lanes, round(rate * _STEPS) - _STEPS // 2, out=kept)
 
 
 def dropped(values: Tensor, rate: float, *, training: bool) -> Tensor:
@@ -32,4 +33,4 @@ def dropped(values: Tensor, rate: float, *, training: bool) -> Tensor:
         return values
     if values.device.type != "cpu":
         return torch.nn.functional.dropout(values, rate, training=True)
-    return values * keep_mask(values, rate, scale=1.0 / (1.0 - rate))
+    return values * keep_mask(values, rate).mul_(1.0 / (1.0 - rate))

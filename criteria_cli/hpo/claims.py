@@ -21,7 +21,8 @@ from criteria_cli.hpo import leases as lease_rows
 from criteria_cli.hpo.endings import fail
 from criteria_cli.hpo.leases import Lease
 from criteria_cli.hpo.optuna_store import OpenStudy
-from criteria_cli.hpo.optuna_tables import FINISHED, trial_counts
+from criteria_cli.hpo.optuna_tables import FINISHED, trial_counts, trials_of
+from criteria_cli.hpo.optuna_tables import trials as optuna_trials
 from criteria_cli.hpo.rows import bury
 from criteria_cli.hpo.search import sampler_for, suggest
 from criteria_cli.hpo.tables import attempts, decisions, epochs, folds, leases, studies, workers
@@ -127,6 +128,7 @@ class Claimer:
 
     def _candidates(self, connection: sa.Connection) -> list[sa.Row[tuple[int, int, str]]]:
         """Trials without a living holder: ours of a claim that we never heard of come first."""
+        self._drop_finished(connection)
         over = lease_rows.expired(connection)
         rows = connection.execute(
             sa.select(
@@ -147,6 +149,19 @@ class Claimer:
             for row in rows
             if row.free or (row.over and judge) or (row.worker and self.is_dead(row.worker))
         ]
+
+    def _drop_finished(self, connection: sa.Connection) -> None:
+        """Forget leases of trials that another program has finished."""
+        running = (
+            trials_of(self.spec.name)
+            .with_only_columns(optuna_trials.c.number)
+            .where(optuna_trials.c.state == sa.literal_column("'RUNNING'"))
+        )
+        connection.execute(
+            sa.delete(leases).where(
+                leases.c.study == self.spec.name, leases.c.trial.not_in(running)
+            )
+        )
 
     def _hopeless(self, connection: sa.Connection, lease: Lease, reported: int) -> bool:
         """Whether holders keep dying on it without getting anywhere."""
@@ -204,6 +219,9 @@ def _epochs_of(connection: sa.Connection, study: str, trial: int) -> int:
 
 def finish_orphans(connection: sa.Connection, opened: OpenStudy) -> int:
     """Fail running trials without a lease: another program made them. How many there were."""
+    connection.execute(  # under the study's lock, or a claim just made would look like one
+        sa.select(studies.c.name).where(studies.c.name == opened.name).with_for_update()
+    )
     with opened.within(connection) as study:
         held = set(
             connection.execute(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import optuna
 import pytest
 from desk import Desk, desks, spec_of
@@ -213,3 +215,26 @@ def test_a_running_trial_of_another_program_is_failed(storage: str) -> None:
         assert a.do(finish_orphans) == 0
         assert a.whole_trial() == 1
         assert a.states() == ["FAIL", "COMPLETE"]
+
+
+def test_a_lease_of_a_trial_that_another_program_finished_is_forgotten(storage: str) -> None:
+    with desks(storage, 2) as (a, b):
+        a.take()
+        a.rows("update trials set state = 'FAIL' where number = 0 returning number")
+        b.dead = {a.id}
+        assert b.take().lease.trial == 1
+        assert b.rows("select trial from criteria_leases") == [(1,)]
+
+
+def test_a_claim_under_way_is_no_orphan(storage: str) -> None:
+    """Looking for orphans waits for the claim's transaction."""
+    with desks(storage, 2) as (a, b), ThreadPoolExecutor(1) as pool:
+        with a.engine.begin() as connection:
+            claim = a.claimer.claim(connection, a.opened)
+            looking = pool.submit(b.do, finish_orphans)
+            with pytest.raises(TimeoutError):
+                looking.result(0.5)
+        a.opened.committed()
+        assert looking.result(60) == 0
+        assert not isinstance(claim, Nothing)
+        assert a.tell(claim.lease, 0.5, 0.5) == "complete"

@@ -31,6 +31,7 @@ Floats = NDArray[np.float64]
 
 STUDY_NAME = "criteria"
 STARTUP_TRIALS = 10
+REFIT_ITERATIONS = 15
 REFIT_GROWTH = 1.1
 """Racing is refitted here when a study has grown by a tenth; production refits for each look."""
 
@@ -309,9 +310,12 @@ class Racing:
         startup: int = STARTUP_TRIALS,
         epochs: bool = True,
         hyperband: Hyperband | None = None,
+        refit_growth: float = REFIT_GROWTH,
+        restart: bool = False,
     ) -> None:
         self.error_rate, self.startup = error_rate, max(startup, LEAST_COMPLETE)
         self.by_epochs, self.hyperband = epochs, hyperband
+        self.refit_growth, self.restart = refit_growth, restart
         self.curves: Curves | None = None
         self.model: CurveModel | None = None
         self.forecaster: Forecaster | None = None
@@ -337,10 +341,12 @@ class Racing:
         ends = np.array([self._epochs_at(look, played) for look in range(self.curves.length)])
         known = np.searchsorted(ends, played.run[:trial], side="right")
         seen = Curves(self.curves.values[:trial], known, self.curves.fold_count, self.curves.looks)
-        iterations = 60 if self.model is None else 15
-        self.model = fit_curves(seen, iterations=iterations, start=self.model)
+        if self.model is None or self.restart:
+            self.model = fit_curves(seen)
+        else:
+            self.model = fit_curves(seen, iterations=REFIT_ITERATIONS, start=self.model)
         self.forecaster = Forecaster.of(self.model)
-        self.refit_at = max(trial + 1, int(trial * REFIT_GROWTH))
+        self.refit_at = max(trial + 1, int(trial * self.refit_growth))
 
     def _epochs_at(self, look: int, played: Played) -> int:
         assert self.curves is not None

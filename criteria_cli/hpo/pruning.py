@@ -7,7 +7,7 @@ of each other, and a trial that another worker took over is judged like any othe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -253,23 +253,28 @@ def next_cut(
     """
     if number < spec.pruner.startup_trials:
         return None
-    epochs, per_fold = most_epochs(spec), spec.pruner.resource == "fold"
-    behind = fold * epochs if epoch is None else (fold - 1) * epochs + epoch
-    cuts: list[int] = []  # in epochs through all folds, ends of folds as multiples of `epochs`
-    if spec.pruner.type in ("hyperband", "racing+hyperband"):
-        cuts += [step * (epochs if per_fold else 1) for step in rungs_of(spec, study_name, number)]
-    if spec.pruner.type == "median":
-        cuts += [
-            step * (epochs if per_fold else 1)
-            for step in range(spec.pruner.min_resource, reported_steps(spec))
-        ]
-    if spec.pruner.type.startswith("racing"):
-        cuts.append(behind + 1)
-    first = first_patience_fold(spec)
-    if first is not None:
-        cuts += [at * epochs for at in range(first, spec.validation.fold_count)]
-    ahead = [cut for cut in cuts if behind < cut < spec.validation.fold_count * epochs]
+    epochs, folds = most_epochs(spec), spec.validation.fold_count
+    behind = fold * epochs
+    if epoch is not None:  # a fold whose last epoch is reported is still to be judged as a whole
+        behind = min(behind - epochs + epoch, behind - 1)
+    ahead = [at for at in _cuts(spec, study_name, number) if behind < at < folds * epochs]
     if not ahead:
         return None
     full, rest = divmod(min(ahead), epochs)
     return Cut(full + 1, rest) if rest else Cut(full)
+
+
+def _cuts(spec: StudySpec, study_name: str, number: int) -> Iterator[int]:
+    """Where a rule looks at the trial, in epochs through all folds; multiples are ends of folds."""
+    epochs, folds = most_epochs(spec), spec.validation.fold_count
+    step = epochs if spec.pruner.resource == "fold" else 1
+    if spec.pruner.type in ("hyperband", "racing+hyperband"):
+        yield from (rung * step for rung in rungs_of(spec, study_name, number))
+    if spec.pruner.type == "median":
+        yield from (at * step for at in range(spec.pruner.min_resource, reported_steps(spec)))
+    if reads_epochs(spec):
+        looks = (*look_epochs(epochs), epochs)
+        yield from (fold * epochs + look for fold in range(folds) for look in looks)
+    first = first_patience_fold(spec)
+    if first is not None:
+        yield from (fold * epochs for fold in range(first, folds))

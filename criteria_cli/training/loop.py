@@ -182,8 +182,8 @@ class _Fit:
         self.rate = learning_rates(self.training, self.training.epochs * self.steps)
         optimizer = model.begin(hyperparameters)
         positives = int(labels.sum())
-        loss = build_loss(self.training, positives, len(labels) - positives)
-        self.step = TrainingStep(model, optimizer, self.training, loss, self.clock)
+        self.loss = build_loss(self.training, positives, len(labels) - positives)
+        self.step = TrainingStep(model, optimizer, self.training, self.loss, self.clock)
         self.position = _Position()
         self.losses = torch.zeros(self.steps, device=model.device.torch_device)
         self.best_scores = np.zeros(len(self.validation), dtype=np.float32)
@@ -253,9 +253,10 @@ class _Fit:
         position = self.position
         seed_step(self.seed, self.fold, position.epoch, position.step)
         lengths, rows = batch.lengths, batch.rows
+        weight = float(self.loss.weights(torch.from_numpy(batch.labels.astype(np.float64))).sum())
 
         def accumulate(plan: Attempt) -> tuple[Tensor, Sequence[MicroBatch]]:
-            return self.step.accumulate(batch.micro_batches(plan), len(batch)), plan.plan
+            return self.step.accumulate(batch.micro_batches(plan), weight), plan.plan
 
         loss, plan = run_batch(
             lengths,

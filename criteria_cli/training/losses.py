@@ -18,7 +18,7 @@ from criteria_cli.study.spec import TrainingSpec
 @dataclass(frozen=True)
 class PairLoss:
     """A loss per pair. The mean over a batch is the sum of these over the batch's pairs divided
-    by their number: weights are not divided out again, so that they act."""
+    by the sum of their weights, as torch's own weighted cross-entropy has it."""
 
     positive_weight: float
     negative_weight: float

@@ -39,12 +39,13 @@ class TrainingStep:
         self.scaler = torch.amp.GradScaler(self._device.type, enabled=model.precision == "fp16")
 
     def accumulate(
-        self, micro_batches: Iterable[tuple[TokenBatch, Tensor]], examples: int
+        self, micro_batches: Iterable[tuple[TokenBatch, Tensor]], weight: float
     ) -> Tensor:
-        """Add to the gradients those of the mean loss over a batch of `examples` pairs.
+        """Add to the gradients those of the mean loss over a batch.
 
         Args:
             micro_batches: tokens and labels (rows,) on the host, which together are the batch.
+            weight: of all the batch's pairs together (`PairLoss.weights`), however it is split.
 
         Returns:
             The batch's mean loss, on the device.
@@ -56,7 +57,7 @@ class TrainingStep:
                 labels = labels.to(self._device, non_blocking=True)
                 self._clock.lap("data")
                 losses = self._loss(self.model.scores(tokens), labels)
-                loss = losses.sum() / examples
+                loss = losses.sum() / weight
                 self._clock.lap("forward")
                 with torch.autocast(self._device.type, enabled=False):
                     self.scaler.scale(loss).backward()

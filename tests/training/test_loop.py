@@ -81,9 +81,9 @@ def spied(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, float]]:
     seen: list[Any] = []
     accumulate, update = step.TrainingStep.accumulate, step.TrainingStep.update
 
-    def counting(self: Any, micro_batches: Any, examples: int) -> Any:
-        seen.append([examples, 0.0])
-        return accumulate(self, micro_batches, examples)
+    def counting(self: Any, micro_batches: Any, weight: float) -> Any:
+        seen.append([round(weight), 0.0])  # of pairs that weigh 1 each, their number
+        return accumulate(self, micro_batches, weight)
 
     def rating(self: Any, rate: float) -> None:
         seen[-1][1] = rate
@@ -164,7 +164,8 @@ def plain_loop(desk: Desk, steps: int, hyperparameters: Any, seed: int) -> list[
         )
         logits = forward(Inputs.of(tokens, torch.device("cpu")))
         labels = torch.from_numpy(examples.label[batch].astype(np.int64))
-        loss = torch.nn.functional.cross_entropy(logits, labels)
+        weight = torch.tensor([1.0, training.positive_weight])
+        loss = torch.nn.functional.cross_entropy(logits, labels, weight)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(module.parameters(), training.max_grad_norm)
@@ -175,13 +176,16 @@ def plain_loop(desk: Desk, steps: int, hyperparameters: Any, seed: int) -> list[
     return losses
 
 
-def test_the_loss_curve_is_a_plain_loops(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("weight", [1.0, 5.0])
+def test_the_loss_curve_is_a_plain_loops(
+    desk: Desk, weight: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The same pairs in the same order, dropout off: every shortcut together changes nothing."""
     monkeypatch.setattr(desk.model.planner, "limits", limited(desk, 5))
-    hyper = desk.settings(NO_DROPOUT, batch_size=8, epochs=1)
+    hyper = desk.settings(NO_DROPOUT, batch_size=8, epochs=1, positive_weight=weight)
     expected = plain_loop(desk, 12, hyper, seed=5)
     theirs = weights(desk)
-    result = desk.fit(model=NO_DROPOUT, pairs=96, batch_size=8, epochs=1)
+    result = desk.fit(model=NO_DROPOUT, pairs=96, batch_size=8, epochs=1, positive_weight=weight)
     assert result.history[0].train_loss == pytest.approx(np.mean(expected), rel=2e-5)
     start = torch.cat([p.flatten() for p in desk.model._pristine.tensors()])
     drift = (weights(desk) - theirs).norm() / (theirs - start).norm()

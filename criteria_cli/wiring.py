@@ -194,6 +194,19 @@ def write_report(storage: str, name: str, path: Path, *, overwrite: bool) -> Pat
     return report.write_html(storage, name, path, overwrite=overwrite)
 
 
+def write_tracked(storage: str, name: str, folder: Path, tracker: str, *, overwrite: bool) -> Path:
+    """Write a study for `tensorboard`, `mlflow` or `wandb`; nothing is sent.
+
+    Raises:
+        UsageError: no such study, or the folder exists.
+        MachineError: the tracker's package is missing.
+        StoreError: the store cannot be read.
+    """
+    from criteria_cli.hpo import report
+
+    return report.write_tracked(storage, name, folder, tracker, overwrite=overwrite)
+
+
 def write_figures(storage: str, name: str, folder: Path, *, overwrite: bool) -> list[Path]:
     """Write a study's plots as PNG files.
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
+from criteria_cli.cli.status_screen import long_study
 from criteria_cli.cli.words import cleaned, count, duration, number, score, size
 from criteria_cli.hpo.events import (
     EpochEnded,
@@ -52,11 +53,16 @@ class EventLines:
         self._now = now
         self._written: dict[str, float] = {}
         self._many = False
+        self._warned = False
 
     def __call__(self, event: HpoEvent | StudyView) -> None:
         if isinstance(event, StudyView):
             self._many = len(event.workers) > 1
             self._progress(event)
+            long = None if self._warned else long_study(event.study)
+            if long is not None:
+                self._warned = True
+                self._line(event.study.now, f"warning: {long}", "")
             return
         sentence = event_sentence(event)
         if sentence:

@@ -42,7 +42,6 @@ EXAMPLES = (
     "  criteria hpo pc_ce --data data/redsm5 --trials 200 --workers auto\n"
     "  criteria hpo my.toml --set training.epochs=20 --dry-run"
 )
-LONG_STUDY_S = 14 * 86400.0
 
 
 def command(

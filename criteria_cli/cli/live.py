@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from criteria_cli.cli.event_lines import event_sentence
 from criteria_cli.cli.layout import Line, Span, colours, height_of, line, sides, width_of
-from criteria_cli.cli.status_screen import ENOUGH_FOR_ETA, counted
+from criteria_cli.cli.status_screen import ENOUGH_FOR_ETA, counted, long_study
 from criteria_cli.cli.words import bar, clock, count, duration, score, size
 from criteria_cli.hpo.events import (
     FoldEnded,
@@ -122,6 +122,9 @@ def screen(view: StudyView, events: list[Line], log: str, width: int, height: in
                 f"{count(view.spooled, 'record')} wait",
             )
         )
+    long = long_study(study)
+    if long is not None:
+        lines.append(line(Span("warn   ", "warn"), long).fitted(width))
     lines.append(line())
     per_worker = 1 if width >= WIDE else 2
     room = height - len(lines) - 3

@@ -19,7 +19,8 @@ EXAMPLES = (
     "\b\nExamples:\n"
     "  criteria report demo\n"
     "  criteria report demo --out demo.html\n"
-    "  criteria report demo --format png --out figures"
+    "  criteria report demo --format png --out figures\n"
+    "  criteria report demo --format tensorboard --out tensorboard"
 )
 
 
@@ -28,6 +29,9 @@ class Format(StrEnum):
 
     HTML = "html"
     PNG = "png"
+    TENSORBOARD = "tensorboard"
+    MLFLOW = "mlflow"
+    WANDB = "wandb"
 
 
 def command(
@@ -37,7 +41,11 @@ def command(
     ],
     storage: Storage = None,
     kind: Annotated[
-        Format, typer.Option("--format", help="One page, or a folder of pictures for a paper.")
+        Format,
+        typer.Option(
+            "--format",
+            help="One page, pictures for a paper, or a folder for a tracker; nothing is sent.",
+        ),
     ] = Format.HTML,
     out: Out = None,
     overwrite: Overwrite = False,
@@ -53,6 +61,9 @@ def command(
     if kind is Format.HTML:
         target = Path(out) if out is not None else folder / "report.html"
         written = [wiring.write_report(place.address, name, target, overwrite=renew)]
+    elif kind is not Format.PNG:
+        target = Path(out) if out is not None else folder / kind
+        written = [wiring.write_tracked(place.address, name, target, kind, overwrite=renew)]
     else:
         target = Path(out) if out is not None else folder / "figures"
         written = wiring.write_figures(place.address, name, target, overwrite=renew)

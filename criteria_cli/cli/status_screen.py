@@ -94,6 +94,9 @@ def study_screen(study: StudyStatus, storage: str, width: int | None) -> list[Li
     if below:
         lines += [line(), *below]
     notes = [*_troubles(study, width), *_equals(study, width)]
+    long = long_study(study)
+    if long is not None:
+        notes += wrapped(f"! {long}", width)
     if notes:
         lines += [line(), *notes]
     following = _next(study)
@@ -122,6 +125,19 @@ def _trials(study: StudyStatus, width: int | None) -> list[Line]:
         line("TRIALS   ", done, drawn, percent(share)),
         line("         ", *counted(counts)),
     ]
+
+
+LONG_STUDY_S = 14 * 86400.0
+
+
+def long_study(study: StudyStatus) -> str | None:
+    """A warning about a study that takes weeks, or None."""
+    if study.eta_s is None or study.eta_s < LONG_STUDY_S:
+        return None
+    return (
+        f"at this rate {study.target} trials take {duration(study.eta_s)} more: add workers, "
+        "lower --trials, or train fewer epochs"
+    )
 
 
 def counted(counts: TrialCounts) -> list[str | Span]:

@@ -7,6 +7,7 @@ rest. Every name that comes from the store is escaped. No text of a post is in a
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable
 from html import escape
 from pathlib import Path
@@ -87,6 +88,24 @@ def write_png(storage: str, name: str, folder: Path, *, overwrite: bool) -> list
         _write(folder / f"{key}.png", content)
         written.append(folder / f"{key}.png")
     return written
+
+
+def write_tracked(storage: str, name: str, folder: Path, tracker: str, *, overwrite: bool) -> Path:
+    """Write a study for `tensorboard`, `mlflow` or `wandb` into a folder of its own.
+
+    Raises:
+        UsageError: no such study, or the folder exists.
+        MachineError: the tracker's package is missing.
+    """
+    from criteria_cli.hpo.tracking import WRITERS
+
+    _, record = _read(storage, name)
+    _refuse_existing(folder, overwrite)
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(mode=0o700, parents=True)
+    WRITERS[tracker](record, folder)
+    return folder
 
 
 def _read(storage: str, name: str) -> tuple[StudyStatus, StudyRecord]:

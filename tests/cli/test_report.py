@@ -124,6 +124,36 @@ def test_figures_for_a_paper(reported: Path, run_in: Run) -> None:
     assert len(done.out.split()) >= 4
 
 
+def test_tensorboard_files_hold_each_trials_curve(reported: Path, run_in: Run) -> None:
+    from tensorboardX.proto.event_pb2 import Event
+
+    done = run_in(reported, "report", "s", "--format", "tensorboard", "--out", "tensorboard")
+    assert done.code == 0, done.err
+    found = {}
+    for path in (reported / "tensorboard" / "trial-0").glob("events.*"):
+        assert path.stat().st_mode & 0o077 == 0
+        content, place = path.read_bytes(), 0
+        while place < len(content):  # a length, its checksum, the event, its checksum
+            size = int.from_bytes(content[place : place + 8], "little")
+            event = Event.FromString(content[place + 12 : place + 12 + size])
+            place += 16 + size
+            for value in event.summary.value:
+                found[value.tag, event.step] = value.simple_value
+    assert {("f1/fold-1", 1), ("f1/fold-3", 2), ("f1/by-fold", 3), ("f1/trial", 0)} <= set(found)
+
+
+@pytest.mark.parametrize("tracker", ["mlflow", "wandb"])
+def test_a_tracker_that_is_not_installed_is_named(
+    reported: Path, run_in: Run, tracker: str
+) -> None:
+    done = run_in(
+        reported, "report", "s", "--format", tracker,
+        prelude=f"import sys; sys.modules['{tracker}'] = None",
+    )  # fmt: skip
+    assert done.code == 3
+    assert f"pip install 'criteria[{tracker}]'" in done.err
+
+
 def test_an_unknown_study_is_named(reported: Path, run_in: Run) -> None:
     done = run_in(reported, "report", "nope")
     assert done.code == 2

@@ -216,6 +216,17 @@ def test_a_pipe_gets_one_progress_line_a_minute_for_each_trial(study_status: Stu
     assert "trial n=147 fold=2/5 epoch=7/100 step=120/340" in written[0]
 
 
+def test_a_study_of_weeks_is_warned_about_once(study_status: StudyStatus) -> None:
+    long = replace(study_status, eta_s=156 * 86400.0)
+    stream = io.StringIO()
+    lines = EventLines(stream)
+    for _ in range(3):
+        lines(view(long))
+    assert stream.getvalue().count("warning: at this rate 200 trials take 156 d 0 h more") == 1
+    assert any("156 d" in text for text in texts(screen(view(long), [], "log", 80, 30)))
+    assert any("! at this rate" in text for text in texts(study_screen(long, "s", 80)))
+
+
 def test_every_event_has_a_line_for_the_screen() -> None:
     for event in EVENTS:
         told = event_line(event)

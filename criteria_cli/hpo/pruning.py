@@ -21,6 +21,7 @@ from criteria_cli.hpo.racing import standing
 from criteria_cli.hpo.racing_pruner import RacingPruner
 from criteria_cli.hpo.scores import Floats, Scores
 from criteria_cli.study.pruning_rules import (
+    counts_epochs,
     first_patience_fold,
     most_epochs,
     reported_steps,
@@ -58,7 +59,7 @@ def optuna_pruner(spec: StudySpec) -> optuna.pruners.BasePruner:
         case "racing":
             return RacingPruner(
                 spec.validation.fold_count,
-                most_epochs(spec) if spec.pruner.resource == "epoch" else 0,
+                most_epochs(spec),
                 error_rate=spec.pruner.error_rate,
                 startup_trials=spec.pruner.startup_trials,
             )
@@ -85,7 +86,8 @@ def reported(
 
     The value estimates the objective: the mean over the finished folds, with the best epoch of the
     fold under way where steps are epochs. Steps count from 1: folds, or epochs through all folds
-    as if each ran to its last, so that a fold that ends early does not shift the next.
+    as if each ran to its last, so that a fold that ends early does not shift the next. Racing
+    reports the epochs that it looks at.
 
     Args:
         finished: the trial's finished folds by number; the event's own need not be among them.
@@ -99,13 +101,15 @@ def reported(
 
 
 def _step(spec: StudySpec, event: EpochReport | FoldReport) -> int | None:
-    if spec.pruner.resource == "fold":
+    if not counts_epochs(spec):
         return event.fold if isinstance(event, FoldReport) else None
     epochs = most_epochs(spec)
     if isinstance(event, FoldReport):
         return event.fold * epochs
     if event.epoch >= epochs:
         return None  # the fold report that follows has this step
+    if spec.pruner.type == "racing" and event.epoch not in look_epochs(epochs):
+        return None
     return (event.fold - 1) * epochs + event.epoch
 
 
@@ -267,7 +271,7 @@ def next_cut(
 def _cuts(spec: StudySpec, study_name: str, number: int) -> Iterator[int]:
     """Where a rule looks at the trial, in epochs through all folds; multiples are ends of folds."""
     epochs, folds = most_epochs(spec), spec.validation.fold_count
-    step = epochs if spec.pruner.resource == "fold" else 1
+    step = 1 if counts_epochs(spec) else epochs
     if spec.pruner.type in ("hyperband", "racing+hyperband"):
         yield from (rung * step for rung in rungs_of(spec, study_name, number))
     if spec.pruner.type == "median":

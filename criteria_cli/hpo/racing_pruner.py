@@ -75,4 +75,6 @@ class RacingPruner(optuna.pruners.BasePruner):
                 folds[fold] = score
             else:
                 epochs[fold, epoch] = score
+                # Epochs that were left out had the best score of those before them.
+                epochs[fold, :epoch] = np.fmax.accumulate(epochs[fold, :epoch])
         return folds, epochs

@@ -22,10 +22,16 @@ def most_epochs(spec: StudySpec) -> int:
     return spec.training.epochs
 
 
+def counts_epochs(spec: StudySpec) -> bool:
+    """Whether steps are epochs: as the definition says, and always for racing on its own, whose
+    sampler could not tell trials apart that were stopped within their first fold."""
+    return spec.pruner.resource == "epoch" or spec.pruner.type == "racing"
+
+
 def reported_steps(spec: StudySpec) -> int:
     """Steps a trial reports when nothing stops it."""
     folds = spec.validation.fold_count
-    return folds if spec.pruner.resource == "fold" else folds * most_epochs(spec)
+    return folds * most_epochs(spec) if counts_epochs(spec) else folds
 
 
 def max_resource(spec: StudySpec) -> int:

@@ -32,6 +32,8 @@ def test_reports_that_no_rule_reads_are_not_asked_about() -> None:
     racing = definition(5, 100, type="racing")
     assert asks(racing, epoch(2, 1))
     assert not asks(racing, epoch(2, 71))
+    assert reported(racing, epoch(1, 3), {}) == (0.5, 3)
+    assert reported(racing, epoch(1, 71), {}) is None
 
 
 @pytest.mark.parametrize("kind", ["none", "hyperband", "median", "racing", "racing+hyperband"])

@@ -133,9 +133,10 @@ def test_a_simulated_truth_is_what_scores_scatter_around() -> None:
 
 
 def test_the_recorded_table_is_whole() -> None:
-    table = worlds.recorded()
-    assert table.shape[1] >= 150
-    assert table.shape[2] == 5
+    table, true = worlds.recorded()
+    assert len(table) == len(true) >= 150
+    assert table.shape[1] == 5
     assert np.isfinite(table).all()
+    assert np.isfinite(true).all()
     assert (table >= 0).all()
     assert (table <= 1).all()

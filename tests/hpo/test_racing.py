@@ -329,6 +329,23 @@ def _folds_only(history: Scores) -> Scores:
     )  # fmt: skip
 
 
+def test_as_an_optuna_pruner_it_reads_what_criteria_reports() -> None:
+    """Of thirty epochs it is told the looks alone, and still decides as from the store."""
+    table = random_table(24, 2, 30, seed=5)
+    played = PlayedStudy(definition(2, 30, type="racing", startup_trials=5), table)
+    for number in range(24):
+        trial = played.begin()
+        for event in played.events(number):
+            decision = played.hear(trial, event)
+            looked = getattr(event, "epoch", 30) in (*look_epochs(30), 30)
+            if looked and not (event.fold == 2 and getattr(event, "epoch", 30) == 30):
+                assert trial.should_prune() is decision.stop or number < 5
+            if decision.stop:
+                break
+        played.end(trial, decision)
+    assert len(played.reasons()) > 5
+
+
 def test_it_refuses_to_minimise() -> None:
     study = optuna.create_study(direction="minimize", pruner=RacingPruner(3, startup_trials=0))
     trial = study.ask()

@@ -73,6 +73,31 @@ def _without_secrets() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in SECRETS}
 
 
+def rehearse_search(
+    definition: Definition, options: SearchOptions, data: DataSummary
+) -> dict[str, str]:
+    """What a search would find, in words by subject; nothing is written, loaded or fetched.
+
+    Raises:
+        UsageError: the model cannot be used, or the study in the store differs.
+        MachineError: no such device, or results cannot be written.
+        StoreError: the store cannot be used.
+    """
+    from criteria_cli.hpo import rehearsal
+    from criteria_cli.training import rehearsal as training
+    from criteria_cli.training import requirements
+
+    requirements.require_torch()
+    spec = definition.spec
+    return {
+        "store": rehearsal.rehearse(
+            options.storage, spec, data.sha256, data.pairs, options.runs / spec.name
+        ),
+        "device": training.rehearse_device(options.device),
+        "model": training.rehearse_model(spec.model),
+    }
+
+
 def _trainer_command() -> list[str]:
     """How a trainer is started; tests put a stand-in in its place."""
     stand_in = os.environ.get("CRITERIA_TRAINER")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from criteria_cli.cli.layout import Column, Line, Row, Span, line, table
+from criteria_cli.cli.layout import Column, Line, Row, Span, line, table, wrapped
 from criteria_cli.cli.words import cleaned, count, number, score
 
 if TYPE_CHECKING:
@@ -32,6 +32,11 @@ def data_line(data: DataSummary) -> str:
     if data.ignored:
         parts.append(f"{count(data.ignored, 'annotation')} without a criterion left out")
     return ", ".join(parts)
+
+
+def data_lines(name: str, data: DataSummary, width: int | None) -> list[Line]:
+    """The same under the study's name, in a terminal on as many lines as it needs."""
+    return wrapped(f"{name}: {data_line(data)}", width)
 
 
 def folds_screen(data: DataSummary, width: int | None) -> list[Line]:

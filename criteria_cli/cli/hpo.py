@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -32,7 +32,7 @@ from criteria_cli.cli.words import count, score
 
 if TYPE_CHECKING:
     from criteria_cli.data.summary import DataSummary
-    from criteria_cli.hpo.options import SearchResult
+    from criteria_cli.hpo.options import SearchOptions, SearchResult
     from criteria_cli.study.files import Definition
 
 NAME = "hpo"
@@ -97,20 +97,40 @@ def command(
     )
     refuse_searched(definition)
     place = store(storage)
-    summary = described_data(definition)
-    if dry_run:
-        _show_plan(definition, summary, place)
-        return 0
-    return _run(
-        study,
+    options = _options(
         definition,
-        summary,
         place,
         trials=trials,
         hours=hour,
+        workers="auto" if workers == "auto" else int(workers),
+        device=device,
+    )
+    summary = described_data(definition)
+    if dry_run:
+        _show_plan(definition, summary, options, place)
+        return 0
+    return _run(study, definition, summary, options, place, as_json=as_json)
+
+
+def _options(
+    definition: Definition,
+    place: Store,
+    *,
+    trials: int | None,
+    hours: float | None,
+    workers: int | Literal["auto"],
+    device: str,
+) -> SearchOptions:
+    from criteria_cli.hpo.options import SearchOptions
+
+    return SearchOptions(
+        storage=place.address,
+        runs=runs_directory(),
+        name=definition.spec.name,
+        trials=trials,
+        hours=hours,
         workers=workers,
         device=device,
-        as_json=as_json,
     )
 
 
@@ -118,33 +138,19 @@ def _run(
     study: str,
     definition: Definition,
     summary: DataSummary,
+    options: SearchOptions,
     place: Store,
     *,
-    trials: int | None,
-    hours: float | None,
-    workers: str,
-    device: str,
     as_json: bool,
 ) -> int:
     from criteria_cli import wiring
-    from criteria_cli.cli.definition_screen import data_line, folds_screen
+    from criteria_cli.cli.definition_screen import data_lines, folds_screen
     from criteria_cli.cli.display import watching
-    from criteria_cli.hpo.options import SearchOptions
 
-    count_of_workers = "auto" if workers == "auto" else int(workers)
-    options = SearchOptions(
-        storage=place.address,
-        runs=runs_directory(),
-        name=definition.spec.name,
-        trials=trials,
-        hours=hours,
-        workers=count_of_workers,  # type: ignore[arg-type]  # `auto` or a number
-        device=device,
-    )
-    tell(f"{definition.spec.name}: {data_line(summary)}")
+    show(data_lines(definition.spec.name, summary, width_of(sys.stderr)), sys.stderr)
     if not is_terminal(sys.stderr):
         show(folds_screen(summary, None), sys.stderr)
-    folder = runs_directory() / definition.spec.name
+    folder = options.runs / definition.spec.name
     with nothing_left_if_refused(folder), watching(str(folder / "hpo.log")) as observer:
         result = wiring.search(definition, options, observer)
     if as_json:
@@ -154,21 +160,28 @@ def _run(
     return 0
 
 
-def _show_plan(definition: Definition, summary: DataSummary, place: Store) -> None:
+def _show_plan(
+    definition: Definition, summary: DataSummary, options: SearchOptions, place: Store
+) -> None:
+    from criteria_cli import wiring
     from criteria_cli.cli.definition_screen import (
         baseline_words,
-        data_line,
+        data_lines,
         folds_screen,
         settings_screen,
     )
 
+    found = wiring.rehearse_search(definition, options, summary)
     width = width_of(sys.stdout)
     spec = definition.spec
     show(
         [
-            line(f"{spec.name}: {data_line(summary)}"),
+            *data_lines(spec.name, summary, width),
             line(baseline_words(summary, spec.validation.metric)),
-            line(f"store {place.shown}, results {runs_directory() / spec.name}"),
+            line(f"store   {place.shown}: {found['store']}"),
+            line(f"results {options.runs / spec.name}"),
+            line(f"device  {options.device}: {found['device']}"),
+            line(f"model   {spec.model.name}: {found['model']}"),
             line(),
             *folds_screen(summary, width),
             line(),

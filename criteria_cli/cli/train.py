@@ -175,12 +175,12 @@ def _order(
 
 
 def _show_plan(definition: Definition, summary: DataSummary, order: TrainOrder) -> None:
-    from criteria_cli.cli.definition_screen import data_line, folds_screen, settings_screen
+    from criteria_cli.cli.definition_screen import data_lines, folds_screen, settings_screen
 
     width = width_of(sys.stdout)
     show(
         [
-            line(f"{definition.spec.name}: {data_line(summary)}"),
+            *data_lines(definition.spec.name, summary, width),
             line(f"trains {order.origin}, model to {order.out}"),
             line(),
             *folds_screen(summary, width),
@@ -193,12 +193,12 @@ def _show_plan(definition: Definition, summary: DataSummary, order: TrainOrder) 
 
 def _run(order: TrainOrder, summary: DataSummary, *, as_json: bool) -> int:
     from criteria_cli import wiring
-    from criteria_cli.cli.definition_screen import data_line
+    from criteria_cli.cli.definition_screen import data_lines
     from criteria_cli.cli.signals import stopping
     from criteria_cli.cli.training_display import following
     from criteria_cli.cli.training_screen import document, model_screen
 
-    tell(f"{order.spec.name}: {data_line(summary)}")
+    show(data_lines(order.spec.name, summary, width_of(sys.stderr)), sys.stderr)
     tell(f"trains {order.origin}")
     with (
         nothing_left_if_refused(order.directory),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -15,6 +15,10 @@ from criteria_cli.study.spec import StudySpec
 PACKAGES = ("optuna", "torch", "transformers", "numpy")
 MAJOR_MATTERS = ("optuna", "torch", "transformers")
 """A study whose workers differ here would mix trials that cannot be compared."""
+
+
+SHOWN = 4
+"""Differences that an error lists one by one."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +105,7 @@ def refuse_difference(
     if differing:
         put_back = " ".join(f"--set {item.key}={_toml(item.stored)}" for item in differing[:3])
         raise UsageError(
-            f"study `{name}` was made with other settings: "
-            + ", ".join(str(item) for item in differing),
+            f"study `{name}` was made with other settings: {_listed(differing)}",
             hint=f"join it with `{put_back}`, or start another with `--name`",
             code="study.differs",
         )
@@ -116,11 +119,17 @@ def refuse_difference(
     other = version_differences(versions, here.versions)
     if other:
         raise UsageError(
-            f"study `{name}` was made with other versions: "
-            + ", ".join(str(item) for item in other),
+            f"study `{name}` was made with other versions: {_listed(other)}",
             hint="install those, or start another study with `--name`",
             code="study.versions_differ",
         )
+
+
+def _listed(differing: Sequence[Difference]) -> str:
+    """The first few, and how many more."""
+    shown = ", ".join(str(item) for item in differing[:SHOWN])
+    more = len(differing) - SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def _defaults() -> dict[str, Any]:

@@ -26,6 +26,7 @@ from criteria_cli.cli import (
 )
 from criteria_cli.cli.arguments import with_debug
 from criteria_cli.cli.environment import VARIABLES, unknown_variables
+from criteria_cli.cli.signals import answer_before_work
 
 EPILOG = "\n\n".join(
     (
@@ -95,6 +96,8 @@ def main() -> int:
     arguments = with_watch_value(sys.argv[1:])
     debug = "--debug" in arguments or os.environ.get("CRITERIA_DEBUG") == "1"
     try:
+        if arguments[:1] in (["hpo"], ["train"]):
+            answer_before_work()
         if "_CRITERIA_COMPLETE" not in os.environ:
             for message in unknown_variables(os.environ):
                 failures.warn(message)

@@ -10,7 +10,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from criteria_cli.errors import Saved
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+
+
+def answer_before_work() -> None:
+    """Until the work installs its own handlers, a signal means: begin another time.
+
+    A scheduler may take the machine back while libraries load; Python's own answer to SIGTERM and
+    SIGUSR1 is to die, which the scheduler would take for a failure.
+    """
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        raise Saved(
+            f"stopped by {signal.Signals(number).name} before anything began", code="saved.signal"
+        )
+
+    for number in _SIGNALS:
+        signal.signal(number, stop)
 
 
 class Stopping:

@@ -23,7 +23,7 @@ from criteria_cli.training.host import memory_limit
 from criteria_cli.training.keys import memory_key
 from criteria_cli.training.measuring import StepMeter
 from criteria_cli.training.memory import Limits, MemoryModel, cap_bytes
-from criteria_cli.training.model import encoder_from_config
+from criteria_cli.training.model import ScoringModel, encoder_from_config
 from criteria_cli.training.probe import REFUSED, Probed, ProbeSettings
 from criteria_cli.training.replay import is_out_of_memory
 
@@ -152,10 +152,11 @@ def _measured(
     def current_cap() -> int:
         return cap_bytes(device.free_bytes(), device.reserved_bytes(), headroom)
 
+    scoring = encoder_from_config(settings.model)
     with device.use():
         _warm_up(device)
         available = device.free_bytes() + device.reserved_bytes()
-        meter = _meter(settings, device, precision)
+        meter = _meter(scoring, settings, device, precision)
         fit: Fit = fit_memory(
             meter, settings.model.max_length, current_cap, allocator=device.allocator
         )
@@ -192,8 +193,9 @@ def _facts(
     }
 
 
-def _meter(settings: ProbeSettings, device: Device, precision: Precision) -> StepMeter:
-    scoring = encoder_from_config(settings.model)
+def _meter(
+    scoring: ScoringModel, settings: ProbeSettings, device: Device, precision: Precision
+) -> StepMeter:
     vocabulary = int(getattr(scoring.module.config, "vocab_size", 2))
     meter = None
     try:

@@ -18,6 +18,8 @@ Style = str
 _CODES = {"good": "32", "bad": "31", "warn": "33", "dim": "2", "strong": "1"}
 
 GAP = "  "
+SHRUNK = 16
+"""Characters that a column of long texts keeps at least."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,12 @@ def table(columns: Sequence[Column], rows: Sequence[Row], width: int | None) -> 
         for index, column in enumerate(columns)
     ]
     if width is not None:
-        while _total(widths, kept) > width:
+        # a column that may shrink keeps its place as long as its beginning fits
+        least = [
+            min(size, SHRUNK) if column.shrink else size
+            for column, size in zip(columns, widths, strict=True)
+        ]
+        while _total(least, kept) > width:
             droppable = [index for index in kept if columns[index].rank > 0]
             if not droppable:
                 break
@@ -112,7 +119,7 @@ def _shrink(columns: Sequence[Column], widths: list[int], kept: Sequence[int], w
     for index in kept:
         excess = _total(widths, kept) - width
         if excess > 0 and columns[index].shrink:
-            widths[index] = max(6, widths[index] - excess)
+            widths[index] = max(min(SHRUNK, widths[index]), widths[index] - excess)
 
 
 def _row(columns: Sequence[Column], widths: Sequence[int], kept: Sequence[int], row: Row) -> Line:

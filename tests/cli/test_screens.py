@@ -237,7 +237,8 @@ def test_columns_fall_away_by_rank_and_the_rest_shrinks() -> None:
     columns = [Column("NAME", shrink=True), Column("A", rank=1), Column("B", rank=2)]
     rows = [["x" * 20, "a" * 10, "b" * 10]]
     assert texts(table(columns, rows, 50))[0].split() == ["NAME", "A", "B"]
-    assert texts(table(columns, rows, 40))[0].split() == ["NAME", "A"]
+    assert texts(table(columns, rows, 42))[1] == f"{'x' * 15}...  aaaaaaaaaa  bbbbbbbbbb"
+    assert texts(table(columns, rows, 39))[0].split() == ["NAME", "A"]
     assert texts(table(columns, rows, 20))[0].split() == ["NAME"]
     assert texts(table(columns, rows, 10))[1] == "xxxxxxx..."
 

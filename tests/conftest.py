@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from postgres_server import PostgresServer, binaries
 
 from criteria_cli.hpo.prepare import make_tables
 from criteria_cli.hpo.url import read_url
+
+# a shell starts what runs in its background with Ctrl-C ignored, and our children would inherit it
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -16,11 +16,11 @@ from criteria_cli.study.spec import ValidationSpec
 
 def test_the_demo_is_summarised() -> None:
     summary = summarise(load_definition("demo"))
-    assert (summary.posts, summary.pairs, summary.positives) == (160, 1440, 242)
+    assert (summary.posts, summary.pairs, summary.positives) == (100, 900, 151)
     assert (summary.criteria, summary.folds, len(summary.table)) == (9, 5, 45)
-    assert (summary.evidence_sentences, summary.evidence_found) == (475, 475)
+    assert (summary.evidence_sentences, summary.evidence_found) == (298, 298)
     assert (summary.collapsed, summary.ignored, summary.warnings) == (0, 0, ())
-    assert sum(count.positives for count in summary.table) == 242
+    assert sum(count.positives for count in summary.table) == 151
 
 
 @pytest.mark.needs_shared_data

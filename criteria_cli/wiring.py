@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from criteria_cli.hpo.facts import StudyStatus
     from criteria_cli.hpo.options import SearchOptions, SearchResult
     from criteria_cli.hpo.report_facts import StudyRecord
+    from criteria_cli.hpo.upgrade import UpgradePlan
     from criteria_cli.study.files import Definition
     from criteria_cli.study.final import TrainedModel, TrainOrder
     from criteria_cli.study.prediction import PredictOrder, PredictReport, PredictResult
@@ -125,22 +126,23 @@ def all_studies(storage: str) -> tuple[StudyStatus, ...]:
     return status.read_studies(storage)
 
 
-def pending_revisions(storage: str) -> tuple[str, ...]:
-    """Revisions of our tables that a store does not have yet.
+def planned_upgrade(storage: str) -> UpgradePlan:
+    """What `upgrade_store` would do, and which workers still run; read-only.
 
     Raises:
-        StoreError: it cannot be read, or is newer than this criteria.
+        StoreError: it holds no studies, cannot be read, or is newer than this criteria.
     """
     from criteria_cli.hpo import upgrade
 
-    return upgrade.revisions_to_come(storage)
+    return upgrade.plan(storage)
 
 
-def upgrade_store(storage: str) -> tuple[str, ...]:
-    """Bring a store's tables to the newest revision; its workers must be stopped.
+def upgrade_store(storage: str) -> UpgradePlan:
+    """Bring our tables to the newest revision; Optuna's are not touched.
 
     Raises:
-        StoreError: it cannot be read or written.
+        UsageError: workers still run.
+        StoreError: as `planned_upgrade`.
     """
     from criteria_cli.hpo import upgrade
 

@@ -28,14 +28,17 @@ def command(
     from criteria_cli import wiring
 
     place = store(storage)
-    coming = wiring.pending_revisions(place.address)
-    if not coming:
+    plan = wiring.planned_upgrade(place.address)
+    if not plan.steps:
         tell(f"{place.shown} is up to date")
         return 0
-    revisions = f"{count(len(coming), 'revision')} ({', '.join(coming)})"
+    for revision, subject in plan.steps:
+        tell(f"revision {revision}: {subject}")
     if not yes:
-        tell(f"{place.shown} lacks {revisions}; stop all workers, make a backup, then add --yes")
+        running = f"{count(len(plan.live_workers), 'worker')} still running; "
+        stop = running if plan.live_workers else ""
+        tell(f"{stop}stop all workers of {place.shown}, make a backup, then add --yes")
         return 0
     wiring.upgrade_store(place.address)
-    tell(f"{place.shown}: applied {revisions}")
+    tell(f"{place.shown}: applied {count(len(plan.steps), 'revision')}")
     return 0

@@ -114,7 +114,7 @@ def test_frozen_layers(module: PreTrainedModel) -> None:
     trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
     assert trained
     assert all(depth(name, 2) >= 2 for name in trained)
-    with pytest.raises(UsageError, match="`training.frozen_layers` is 3, but the model has 2"):
+    with pytest.raises(UsageError, match=r"`training\.frozen_layers` is 3, but the model has 2"):
         freeze(module, 3)
 
 

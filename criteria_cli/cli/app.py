@@ -7,9 +7,10 @@ import os
 import re
 import resource
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from criteria_cli import __version__
 from criteria_cli.cli import (
@@ -38,6 +39,14 @@ EPILOG = "\n\n".join(
     )
 )
 
+
+class Command(TyperCommand):
+    """A command whose usage line names a required argument without braces."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
+
+
 app = typer.Typer(
     name="criteria",
     help="Find the best fine-tuned cross-encoder for one question: does this post show this "
@@ -51,6 +60,7 @@ app = typer.Typer(
 for _module in (probe_vram, hpo, train, status, predict, report, doctor, init):
     app.command(
         name=_module.NAME,
+        cls=Command,
         epilog=_module.EXAMPLES,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )(with_debug(_module.command))

@@ -39,7 +39,7 @@ def command(
     study: Annotated[
         str,
         typer.Argument(
-            metavar="[STUDY]",
+            metavar="STUDY",
             show_default=False,
             help=f"The study file or bundled definition; `{DEFAULT_STUDY}` without it.",
             autocompletion=_complete_study,

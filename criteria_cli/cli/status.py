@@ -28,7 +28,7 @@ def command(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="[NAME]",
+            metavar="NAME",
             show_default=False,
             help="A study; all of them without it.",
             autocompletion=_complete_name,

@@ -63,8 +63,9 @@ POLICIES: dict[str, Callable[[int], Policy]] = {
 }
 CONFIRMED = 3
 CLOSE = 0.005
-FULL = {50: 30, 200: 30, 1000: 30, 2000: 30}
-QUICK = {50: 4, 200: 3, 1000: 2}
+FULL = {50: 30, 200: 30, 1000: 30, 2000: 10}
+QUICK = {50: 3, 200: 2, 1000: 1}
+"""Studies of each world by their number of trials."""
 HEADLINE = 1000
 
 
@@ -164,13 +165,13 @@ def main() -> None:
     arguments = parser.parse_args()
     started = time.monotonic()
     seeds = QUICK if arguments.quick else FULL
+    replays = 5 if arguments.quick else 40
+    on_record = summarise(compare(recorded_studies(replays)))
+    show(f"recorded, {len(recorded()[1])} configurations, {replays} orders", on_record)
     by_trials: dict[str, Any] = {}
     for trials, count in seeds.items():
         by_trials[str(trials)] = summarise(compare(simulated_studies(trials, count)))
         show(f"simulated, {trials} trials, {count} seeds in each world", by_trials[str(trials)])
-    replays = 6 if arguments.quick else 40
-    on_record = summarise(compare(recorded_studies(replays)))
-    show(f"recorded, {len(recorded()[1])} configurations, {replays} orders", on_record)
     document = {
         "schema": "criteria.benchmark.pruning/1",
         "quick": arguments.quick,

@@ -18,7 +18,7 @@ from criteria_cli.study.spec import LOCAL_KEYS, SEARCHABLE, Parameter, StudySpec
 
 INTRODUCTION = """# The study file
 
-Made from the code by `make docs`; a test compares the two.
+Made from the code by `python -m criteria_cli.study.reference`; a test compares the two.
 
 A study file is TOML. It is complete: nothing is inherited, and a key that no code reads is an error
 that names the nearest one. `criteria init my.toml --like pc_ce` writes one to start from, and

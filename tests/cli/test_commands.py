@@ -18,7 +18,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -257,14 +257,27 @@ def test_completion_offers_studies_and_settings(study: Path) -> None:
 class Terminal:
     """A command in a terminal of its own, and everything that was drawn there."""
 
-    def __init__(self, folder: Path, *arguments: str, columns: int = 80, rows: int = 24) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str,
+        columns: int = 80,
+        rows: int = 24,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         self.main, other = pty.openpty()
         fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("CRITERIA_", "NO_COL"))}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "criteria_cli", *arguments],
             cwd=folder,
-            env={**kept, **STAND_IN, "TERM": "xterm-256color", "OMP_NUM_THREADS": "1"},
+            env={
+                **kept,
+                **STAND_IN,
+                "TERM": "xterm-256color",
+                "OMP_NUM_THREADS": "1",
+                **(env or {}),
+            },
             stdin=other,
             stdout=other,
             stderr=other,
@@ -295,8 +308,30 @@ class Terminal:
     def end(self) -> int:
         while self.read():
             pass
-        os.close(self.main)
         return self.process.wait(30)
+
+    def close(self) -> None:
+        """Leave nothing running, also where a test failed in the middle."""
+        self.process.kill()
+        self.process.wait()
+        os.close(self.main)
+
+
+Open = Callable[..., Terminal]
+
+
+@pytest.fixture
+def terminal() -> Iterator[Open]:
+    """Opens terminals: `terminal(folder, "status", columns=80)`."""
+    opened: list[Terminal] = []
+
+    def make(*arguments: Any, **options: Any) -> Terminal:
+        opened.append(Terminal(*arguments, **options))
+        return opened[-1]
+
+    yield make
+    for each in opened:
+        each.close()
 
 
 def without_codes(text: str) -> str:
@@ -304,40 +339,41 @@ def without_codes(text: str) -> str:
 
 
 @pytest.mark.parametrize("columns", [80, 120])
-def test_a_search_in_a_terminal(tmp_path: Path, columns: int) -> None:
+def test_a_search_in_a_terminal(tmp_path: Path, terminal: Open, columns: int) -> None:
     write(tmp_path, pruner="none", trials=4)
-    terminal = Terminal(tmp_path, "hpo", "s.toml", "--device", "cpu", columns=columns)
-    terminal.until(r"trial \d +fold \d/3")  # trials are short, so any of the four
-    assert terminal.end() == 0
-    assert "study  [" in without_codes(terminal.drawn)
+    slow = {"SYNTHETIC_EPOCH_S": "0.2"}  # a trial outlasts several frames
+    opened = terminal(tmp_path, "hpo", "s.toml", "--device", "cpu", columns=columns, env=slow)
+    opened.until(r"trial \d +fold \d/3")
+    assert opened.end() == 0
+    assert "study  [" in without_codes(opened.drawn)
     # a frame is drawn by moving up over the last one; no line of one is wider than the window
-    for piece in re.split(r"[\r\n]+", without_codes(terminal.drawn)):
+    for piece in re.split(r"[\r\n]+", without_codes(opened.drawn)):
         assert len(piece) <= columns or not piece.startswith(("study", "cpu", "criteria hpo"))
     # what stays is three lines below the data's
-    after = without_codes(terminal.drawn).replace("\r", "").rstrip().splitlines()
+    after = without_codes(opened.drawn).replace("\r", "").rstrip().splitlines()
     assert after[-1] == "next: criteria train s.toml --from best --name s"
-    assert terminal.drawn.count("\x1b[?25h") >= 1, "the cursor is given back"
+    assert opened.drawn.count("\x1b[?25h") >= 1, "the cursor is given back"
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path, terminal: Open) -> None:
     write(tmp_path, pruner="none", trials=500)
-    terminal = Terminal(tmp_path, "hpo", "s.toml", "--device", "cpu")
-    terminal.until(r"trial 1")
-    os.kill(terminal.process.pid, signal.SIGINT)
-    assert terminal.end() == 75
-    assert "stopped" in without_codes(terminal.drawn)
+    opened = terminal(tmp_path, "hpo", "s.toml", "--device", "cpu")
+    opened.until(r"trial 1")
+    os.kill(opened.process.pid, signal.SIGINT)
+    assert opened.end() == 75
+    assert "stopped" in without_codes(opened.drawn)
 
 
-def test_status_in_a_terminal_fits_it(study: Path) -> None:
+def test_status_in_a_terminal_fits_it(study: Path, terminal: Open) -> None:
     for columns in (80, 120):
-        terminal = Terminal(study, "status", "s", columns=columns)
-        assert terminal.end() == 0
-        lines = without_codes(terminal.drawn).replace("\r", "").splitlines()
+        opened = terminal(study, "status", "s", columns=columns)
+        assert opened.end() == 0
+        lines = without_codes(opened.drawn).replace("\r", "").splitlines()
         assert all(len(line) <= columns for line in lines)
 
 
-def test_watching_redraws_in_place(study: Path) -> None:
-    terminal = Terminal(study, "status", "--watch=1")
-    terminal.until("\x1b\\[\\d+A")
-    os.kill(terminal.process.pid, signal.SIGINT)
-    assert terminal.end() == 0
+def test_watching_redraws_in_place(study: Path, terminal: Open) -> None:
+    opened = terminal(study, "status", "--watch=1")
+    opened.until("\x1b\\[\\d+A")
+    os.kill(opened.process.pid, signal.SIGINT)
+    assert opened.end() == 0

@@ -92,7 +92,7 @@ def test_a_trainer_dies_with_its_supervisor_and_another_goes_on(place: Place) ->
     trainers = first.trainers()
     assert len(trainers) == 1
     first.kill()
-    wait_until(lambda: not is_running(trainers[0]), 2.0, "the trainer's end")
+    wait_until(lambda: not is_running(trainers[0]), 15, "the trainer's end")
     second = place.start()
     second.wait_for(r"TrialStarted.*trial=0, attempt=2")
     assert second.end() == 0, second.text
@@ -200,7 +200,7 @@ def test_the_second_interrupt_ends_at_once(sqlite_place: Place) -> None:
     worker.wait_for("SignalSeen")
     worker.signal(signal.SIGINT)
     assert worker.end(10) == 130
-    wait_until(lambda: not is_running(trainers[0]), 2.0, "the trainer's end")
+    wait_until(lambda: not is_running(trainers[0]), 15, "the trainer's end")
     second = place.start()
     assert second.end() == 0, second.text
     check(place.storage, place.runs, place.name, target=1)
@@ -225,7 +225,10 @@ def test_a_save_that_is_too_slow_costs_the_work_since_the_last(sqlite_place: Pla
     place = sqlite_place.write(trials=1, epochs=10)
     place.timings["drain"] = 1.0
     worker = place.start(env={"TRAINER_FAULTS": "trainer.save:hang@4"})
-    worker.wait_for(r"EpochEnded.*epoch=3,")
+    history = place.runs / place.name / "trial-0" / "history.jsonl"
+    wait_until(  # the fourth epoch is trained, so the next thing is the save that hangs
+        lambda: history.exists() and '"epoch": 4' in history.read_text(), 60, "epoch 4"
+    )
     worker.signal(signal.SIGTERM)
     assert worker.end(20) == 75, worker.text
     second = place.start()

@@ -1,9 +1,11 @@
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tiny_wordnet import write_tiny_wordnet
 from transformers import AutoModelForMaskedLM, BertConfig, RobertaConfig
 
 from criteria_cli.data.corpus import Corpus, load_corpus
@@ -100,8 +102,14 @@ def test_a_classifier_is_no_language_model(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def trainer(
     corpus: Corpus, language_model: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Trainer:
+) -> Iterator[Trainer]:
     folder = tmp_path_factory.mktemp("augmented")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WNSEARCHDIR", str(write_tiny_wordnet(folder / "dict")))
+        yield trainer_of(corpus, language_model, folder)
+
+
+def trainer_of(corpus: Corpus, language_model: Path, folder: Path) -> Trainer:
     texts = [*corpus.texts, *(criterion.text for criterion in corpus.criteria)]
     write_checkpoint(folder / "model", MAIN["bert"], texts)
     spec = StudySpec.model_validate(

@@ -45,7 +45,7 @@ def search(definition: Definition, options: SearchOptions, observer: Observer) -
         WorkError: three failures in a row on this machine, or the study is paused by failures.
         KeyboardInterrupt: the second Ctrl-C.
     """
-    from criteria_cli.data.corpus import load_corpus
+    from criteria_cli.data.formats import load_corpus
     from criteria_cli.hpo import supervisor
     from criteria_cli.hpo.device_locks import Card
     from criteria_cli.training import requirements, threads

@@ -20,9 +20,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from criteria_cli.data.criteria import Criterion, load_criteria
+from criteria_cli.data.criteria import Criterion
 from criteria_cli.errors import UsageError
-from criteria_cli.study.spec import DataSpec
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -91,32 +90,6 @@ class Corpus:
         for pair in sorted(self.evidence):
             digest.update(_line((str(pair), *self.evidence[pair])))
         return digest.hexdigest()
-
-
-def load_corpus(spec: DataSpec, base: Path) -> Corpus:
-    """The pairs that a definition's `[data]` describes.
-
-    Args:
-        spec: the section.
-        base: the folder that relative paths start from.
-
-    Raises:
-        UsageError: the data cannot be used; the message names file, row and column, never a cell.
-        MachineError: a Parquet file, and pyarrow is not installed.
-    """
-    criteria = load_criteria(spec.criteria, base)
-    if spec.format == "synthetic":
-        from criteria_cli.data.synthetic import synthetic_corpus
-
-        return synthetic_corpus(spec.posts, criteria=criteria)
-    path = base / Path(spec.path or ".").expanduser()
-    if spec.format == "redsm5":
-        from criteria_cli.data.redsm5 import load_redsm5
-
-        return load_redsm5(path, criteria, spec)
-    from criteria_cli.data.pairs import load_pairs
-
-    return load_pairs(path, criteria, spec)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from criteria_cli.data.corpus import Corpus, load_corpus
+from criteria_cli.data.corpus import Corpus
 from criteria_cli.data.evidence import find_evidence
 from criteria_cli.data.folds import Fold, FoldCount, fold_table, split
+from criteria_cli.data.formats import load_corpus
 from criteria_cli.study.files import Definition
 
 

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from criteria_cli import __version__
-from criteria_cli.data.corpus import load_corpus
 from criteria_cli.data.folds import Fold, split
+from criteria_cli.data.formats import load_corpus
 from criteria_cli.errors import CriteriaError, TrialFailed, UsageError
 from criteria_cli.study.messages import Learned, Ready, TrainerSetup
 from criteria_cli.study.spec import LOCAL_KEYS, Hyperparameters, ModelSpec, StudySpec, flatten

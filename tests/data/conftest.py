@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from tiny_wordnet import write_tiny_wordnet
 
-from criteria_cli.data.corpus import Corpus, load_corpus
+from criteria_cli.data.corpus import Corpus
+from criteria_cli.data.formats import load_corpus
 from criteria_cli.study.spec import DataSpec
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"

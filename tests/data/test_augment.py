@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from criteria_cli.data.augment import Augmentation, VariantCache, augmented_texts
-from criteria_cli.data.corpus import Corpus, load_corpus
+from criteria_cli.data.corpus import Corpus
 from criteria_cli.data.evidence import find_evidence
 from criteria_cli.data.folds import split
+from criteria_cli.data.formats import load_corpus
 from criteria_cli.data.wordnet import SynonymAugmenter, find_wordnet
 from criteria_cli.errors import MachineError, UsageError, WorkError
 from criteria_cli.study.spec import AugmentationSpec, DataSpec, ValidationSpec

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from criteria_cli.data.corpus import load_corpus
+from criteria_cli.data.formats import load_corpus
 from criteria_cli.errors import CriteriaError, MachineError, UsageError
 from criteria_cli.study.spec import Columns, DataSpec
 

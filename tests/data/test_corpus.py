@@ -8,16 +8,22 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 
-from criteria_cli.data.corpus import Corpus, load_corpus, select
+from criteria_cli.data.corpus import Corpus, select
 from criteria_cli.data.folds import sample
+from criteria_cli.data.formats import FORMATS, load_corpus
 from criteria_cli.data.synthetic import write_synthetic
 from criteria_cli.study.spec import Columns, DataSpec
 
 needs_shared_data = pytest.mark.needs_shared_data
+
+
+def test_every_format_of_a_study_file_has_a_function() -> None:
+    assert set(FORMATS) == set(get_args(DataSpec.model_fields["format"].annotation))
 
 
 @needs_shared_data

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from criteria_cli.data.corpus import Corpus, load_corpus
+from criteria_cli.data.corpus import Corpus
 from criteria_cli.data.evidence import FoundEvidence, Haystack, Span, find_evidence
+from criteria_cli.data.formats import load_corpus
 from criteria_cli.study.spec import DataSpec
 
 POST = (

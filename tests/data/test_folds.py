@@ -11,9 +11,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from criteria_cli.data.corpus import Corpus, Draft, assemble, load_corpus
+from criteria_cli.data.corpus import Corpus, Draft, assemble
 from criteria_cli.data.criteria import Criterion
 from criteria_cli.data.folds import Fold, fold_table, inner_split, split
+from criteria_cli.data.formats import load_corpus
 from criteria_cli.errors import UsageError
 from criteria_cli.study.spec import DataSpec, ValidationSpec
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from criteria_cli.data.corpus import Corpus, load_corpus
+from criteria_cli.data.corpus import Corpus
 from criteria_cli.data.folds import split
+from criteria_cli.data.formats import load_corpus
 from criteria_cli.data.synthetic import write_synthetic
 from criteria_cli.study.spec import DataSpec, ValidationSpec
 

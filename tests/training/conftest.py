@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from criteria_cli.data.corpus import load_corpus
+from criteria_cli.data.formats import load_corpus
 from criteria_cli.study.final import TrainedModel, TrainOrder
 from criteria_cli.study.spec import StudySpec
 from criteria_cli.study.trial import Event, Verdict

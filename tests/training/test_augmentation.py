@@ -8,7 +8,8 @@ import torch
 from tiny_wordnet import write_tiny_wordnet
 from transformers import AutoModelForMaskedLM, BertConfig, RobertaConfig
 
-from criteria_cli.data.corpus import Corpus, load_corpus
+from criteria_cli.data.corpus import Corpus
+from criteria_cli.data.formats import load_corpus
 from criteria_cli.errors import UsageError
 from criteria_cli.study.messages import TrainerSetup
 from criteria_cli.study.spec import DataSpec, StudySpec

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from criteria_cli.data.corpus import load_corpus
 from criteria_cli.data.folds import inner_split, split
+from criteria_cli.data.formats import load_corpus
 from criteria_cli.errors import Saved, UsageError
 from criteria_cli.study.trial import EpochReport, Event, FoldReport, Progress, Verdict
 from criteria_cli.training.calibration import Calibration

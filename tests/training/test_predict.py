@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from criteria_cli.data.corpus import load_corpus
+from criteria_cli.data.formats import load_corpus
 from criteria_cli.errors import UsageError
 from criteria_cli.training.predict import Predictor
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from criteria_cli.data.corpus import load_corpus
+from criteria_cli.data.formats import load_corpus
 from criteria_cli.errors import UsageError
 from criteria_cli.study.messages import TrainerSetup
 from criteria_cli.study.spec import DataSpec, Hyperparameters, StudySpec

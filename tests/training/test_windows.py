@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from criteria_cli.data.corpus import load_corpus
+from criteria_cli.data.formats import load_corpus
 from criteria_cli.study.messages import TrainerSetup
 from criteria_cli.study.spec import DataSpec, ModelSpec, StudySpec
 from criteria_cli.study.trial import Verdict

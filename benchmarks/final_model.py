@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 
 from criteria_cli.data.corpus import Corpus
-from criteria_cli.data.formats import load_corpus
 from criteria_cli.data.folds import inner_split, split
+from criteria_cli.data.formats import load_corpus
 from criteria_cli.study.files import load_definition
 from criteria_cli.training.calibration import fit_calibration
 from criteria_cli.training.estimates import NESTED, NESTED_FIXED, estimates

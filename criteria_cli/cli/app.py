@@ -40,6 +40,9 @@ EPILOG = "\n\n".join(
 )
 
 
+INTERRUPTED = 130
+
+
 class Command(TyperCommand):
     """A command whose usage line names a required argument without braces."""
 
@@ -57,15 +60,25 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for _module in (probe_vram, hpo, train, status, predict, report, doctor, init):
+for _module, _summary in (
+    (probe_vram, "Measure what fits on this machine's devices"),
+    (hpo, "Start or join a study"),
+    (train, "Fine-tune one configuration, with an honest estimate"),
+    (status, "Show all studies, or one in detail"),
+    (predict, "Score new posts"),
+    (report, "Write a study's plots as a page, as pictures or for a tracker"),
+    (doctor, "Show versions, devices, store and disk, for a bug report"),
+    (init, "Write a study file to start from"),
+):
     app.command(
         name=_module.NAME,
+        short_help=_summary,
         cls=Command,
         epilog=_module.EXAMPLES,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )(with_debug(_module.command))
 
-_storage = typer.Typer(help="Care for a store.", no_args_is_help=True, rich_markup_mode=None)
+_storage = typer.Typer(help="Care for a store", no_args_is_help=True, rich_markup_mode=None)
 _storage.command(name=storage.NAME, epilog=storage.EXAMPLES)(with_debug(storage.command))
 _storage.callback()(lambda: None)
 app.add_typer(_storage, name="storage")
@@ -113,6 +126,8 @@ def main() -> int:
                 failures.warn(message)
         result = app(arguments, prog_name="criteria", standalone_mode=False)
         sys.stdout.flush()
+        if result == INTERRUPTED:  # Typer makes an exit code of KeyboardInterrupt
+            raise KeyboardInterrupt
     except OSError as error:
         return _output_failed(error, arguments, debug)
     except SystemExit as error:

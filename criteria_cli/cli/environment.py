@@ -11,7 +11,7 @@ VARIABLES: dict[str, str] = {
     "CRITERIA_RUNS": "the folder of all results, default `runs`",
     "CRITERIA_DATA": "the data, as `--data`",
     "CRITERIA_WORKER": "this worker's name, default its machine and device",
-    "CRITERIA_DRAIN_S": "seconds that saving may take after a signal, default 120",
+    "CRITERIA_DRAIN_S": "seconds for saving after a signal, default 120",
     "CRITERIA_DEBUG": "1: a traceback, as `--debug`",
     "CRITERIA_PROGRESS": "`plain`: event lines in a terminal too",
     "CRITERIA_VRAM_LIMIT": "treat a card as one of this size, such as `24GiB`",
@@ -43,11 +43,10 @@ def thread_count() -> int:
 
 def unknown_variables(environ: Mapping[str, str]) -> Iterator[str]:
     """A warning for each variable that looks like ours and is not."""
-    known = [*VARIABLES, *INTERNAL]
     for name in sorted(environ):
-        if name.startswith("CRITERIA_") and name not in known:
+        if name.startswith("CRITERIA_") and name not in VARIABLES and name not in INTERNAL:
             from difflib import get_close_matches
 
-            close = get_close_matches(name, known, n=1)
+            close = get_close_matches(name, VARIABLES, n=1)
             suggestion = f", did you mean {close[0]}?" if close else ""
             yield f"unknown environment variable {name}{suggestion}"

@@ -1,5 +1,5 @@
-"""What `criteria hpo` writes where no terminal is: a line per event, and for a trial that runs a
-line a minute. No carriage return, no escape byte.
+"""What `criteria hpo` writes where no terminal is: a line per event, and a line a minute for a
+trial that runs and for the study as it gets on. No carriage return, no escape byte.
 """
 
 from __future__ import annotations
@@ -8,8 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
-from criteria_cli.cli.status_screen import long_study
-from criteria_cli.cli.words import cleaned, count, duration, number, score, size
+from criteria_cli.cli.words import cleaned, count, duration, number, score
 from criteria_cli.hpo.events import (
     EpochEnded,
     FoldEnded,
@@ -25,6 +24,7 @@ from criteria_cli.hpo.events import (
     WorkerReady,
     WorkerStopped,
 )
+from criteria_cli.hpo.facts import StudyStatus
 
 PROGRESS_EVERY_S = 60.0
 
@@ -46,7 +46,7 @@ def _score(value: float | None) -> str | None:
 
 
 class EventLines:
-    """Writes events as lines, and one progress line a minute for each trial."""
+    """Writes events as lines, and at most a progress line a minute for each trial and the study."""
 
     def __init__(self, stream: TextIO, now: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream
@@ -54,10 +54,13 @@ class EventLines:
         self._written: dict[str, float] = {}
         self._many = False
         self._warned = False
+        self._study_at: float | None = None
+        self._finished = -1
 
     def __call__(self, event: HpoEvent | StudyView) -> None:
         if isinstance(event, StudyView):
             self._many = len(event.workers) > 1
+            self._study(event.study)
             self._progress(event)
             long = None if self._warned else long_study(event.study)
             if long is not None:
@@ -70,6 +73,14 @@ class EventLines:
 
     def close(self) -> None:
         """Nothing stays open."""
+
+    def _study(self, study: StudyStatus) -> None:
+        """How far the study is, when that has changed and a minute after the last such line."""
+        finished, at = study.trials.finished, self._study_at
+        waits = at is not None and self._now() - at < PROGRESS_EVERY_S
+        if finished != self._finished and not waits:
+            self._finished, self._study_at = finished, self._now()
+            self._line(study.now, study_sentence(study), "")
 
     def _progress(self, view: StudyView) -> None:
         for worker in view.workers:
@@ -108,8 +119,31 @@ def progress_sentence(worker: LiveWorker) -> str:
             "best": _score(worker.best_score),
             "loss": worker.loss,
             "ex_s": worker.examples_per_s,
-            "memory": size(worker.memory_bytes) if worker.memory_bytes else None,
-            "time": duration(worker.seconds),
+            "memory_bytes": worker.memory_bytes,
+            "time_s": round(worker.seconds),
+        }
+    )
+
+
+def long_study(study: StudyStatus) -> str | None:
+    """The warning about a study that takes weeks, with what shortens it, or None."""
+    found = [trouble for trouble in study.troubles if trouble.code == "long"]
+    return f"{found[0].message}: {found[0].hint}" if found else None
+
+
+def study_sentence(study: StudyStatus) -> str:
+    """How far the whole study is, over all its workers."""
+    bounds = study.eta_range_s or (() if study.eta_s is None else (study.eta_s,))
+    return "study " + pairs(
+        {
+            "name": study.name,
+            "done": f"{study.trials.finished}/{study.target}",
+            "pruned": study.trials.pruned,
+            "failed": study.trials.failed,
+            "best": None if study.best is None else score(study.best.value),
+            "best_trial": None if study.best is None else study.best.trial,
+            "workers": sum(worker.state != "lost" for worker in study.workers),
+            "eta_s": "-".join(f"{bound:.0f}" for bound in bounds),
         }
     )
 
@@ -129,7 +163,7 @@ def event_sentence(event: HpoEvent) -> str:
                 "name": event.device_name,
                 "precision": event.precision,
                 "pairs": event.pairs,
-                "after": duration(event.seconds),
+                "after_s": round(event.seconds),
             }
             return f"worker ready {pairs(found)}"
         case TrialStarted():
@@ -176,4 +210,4 @@ def ending(event: TrialEnded) -> str:
     reason = f": {event.reason}" if event.reason else ""
     cause = f" cause={event.cause}" if event.cause else ""
     best = " best" if event.best else ""
-    return f"{event.state}{where}{result}{best} time={duration(event.seconds)}{cause}{reason}"
+    return f"{event.state}{where}{result}{best} time_s={event.seconds:.0f}{cause}{reason}"

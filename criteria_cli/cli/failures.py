@@ -29,7 +29,7 @@ EXIT_CODES: dict[int, str] = {
     0: "done",
     1: "the work ran and failed",
     2: "wrong use: nothing was started",
-    3: "this machine cannot do it: no such device, too little memory or disk, a missing package",
+    3: "this machine cannot do it: it lacks a device, memory, disk or a package",
     4: "the store: unreachable, refused, damaged or of another schema",
     5: "`status --check` found trouble",
     70: "a bug in criteria",
@@ -50,6 +50,10 @@ _CODES: tuple[tuple[type[CriteriaError], int], ...] = (
 _MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
 
 
+ERROR = "error: "
+"""How a line begins that says what is wrong; one that says that work was stopped has no head."""
+
+
 def exit_code(error: CriteriaError) -> int:
     """The exit code of one of our errors."""
     return next(code for kind, code in _CODES if isinstance(error, kind))
@@ -65,8 +69,8 @@ def report(error: BaseException, *, arguments: list[str], debug: bool) -> int:
     if debug:
         sys.stderr.write(bare_traceback(error))
     if isinstance(error, CriteriaError):
-        word = "stopped" if isinstance(error, Saved) else "error"
-        _say(error.message, error.hint, error.code, arguments, word=word)
+        head = "" if isinstance(error, Saved) else ERROR
+        _say(error.message, error.hint, error.code, arguments, head=head)
         return exit_code(error)
     if type(error).__name__ == "NoArgsIsHelpError":
         sys.stderr.write(f"{error}\n")
@@ -76,7 +80,8 @@ def report(error: BaseException, *, arguments: list[str], debug: bool) -> int:
         _say(message, hint, "usage", arguments)
         return 2
     if isinstance(error, KeyboardInterrupt | typer.Abort):
-        _say("stopped", "", "interrupted", arguments, word="stopped")
+        message = "stopped at once, what was saved before stays"
+        _say(message, "run the same command again to go on", "interrupted", arguments, head="")
         return 130
     if isinstance(error, OSError) and error.errno in _MACHINE:
         named = shown_path(error.filename) if isinstance(error.filename, str) else "a file"
@@ -96,8 +101,8 @@ def report(error: BaseException, *, arguments: list[str], debug: bool) -> int:
     return 70
 
 
-def _say(message: str, hint: str, code: str, arguments: list[str], *, word: str = "error") -> None:
-    sys.stderr.write(f"{word}: {message}\n")
+def _say(message: str, hint: str, code: str, arguments: list[str], *, head: str = ERROR) -> None:
+    sys.stderr.write(f"{head}{message}\n")
     for line in hint.splitlines():
         sys.stderr.write(f"  hint: {line}\n")
     if "--json" in arguments:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -109,7 +111,14 @@ def command(
     if dry_run:
         _show_plan(definition, summary, options, place)
         return 0
-    return _run(study, definition, summary, options, place, as_json=as_json)
+    again = _with_flags(study, {"--name": name, "--data": data, "--storage": storage})
+    return _run(again, definition, summary, options, place, as_json=as_json)
+
+
+def _with_flags(study: str, given: Mapping[str, str | None]) -> str:
+    """The study and the flags that another command about it needs too."""
+    words = [study, *(f"{flag} {quote(value)}" for flag, value in given.items() if value)]
+    return " ".join(words)
 
 
 def _options(
@@ -135,7 +144,7 @@ def _options(
 
 
 def _run(
-    study: str,
+    again: str,
     definition: Definition,
     summary: DataSummary,
     options: SearchOptions,
@@ -156,7 +165,7 @@ def _run(
     if as_json:
         print_json(result.status.to_json(), indent=None)
     else:
-        _conclude(study, summary, place, result)
+        _conclude(again, summary, place, result)
     return 0
 
 
@@ -191,7 +200,7 @@ def _show_plan(
     tell("dry run: everything was checked, nothing was written")
 
 
-def _conclude(study: str, summary: DataSummary, place: Store, result: SearchResult) -> None:
+def _conclude(again: str, summary: DataSummary, place: Store, result: SearchResult) -> None:
     """Three lines: the result, where it is, what to type next."""
     from criteria_cli.study.explain import shown_path
 
@@ -201,15 +210,11 @@ def _conclude(study: str, summary: DataSummary, place: Store, result: SearchResu
         "no trial complete"
         if status.best is None
         else f"best {status.metric} {score(status.best.value)} (trial {status.best.trial}), "
-        f"all-positive {score(summary.baseline)}"
+        f"yes to every pair {score(summary.baseline)}"
     )
     spent = f"{status.trials.finished} of {count(status.target, 'trial')}"
     tell(f"{status.name}: {spent}{over}, {best}")
     tell(f"store {place.shown}, log {shown_path(result.log)}")
-    name = "" if status.name == study else f" --name {status.name}"
-    following = (
-        f"criteria train {study} --from best{name}"
-        if result.ended == "finished" and status.best is not None
-        else f"criteria hpo {study}{name}"
-    )
+    done = result.ended == "finished" and status.best is not None
+    following = f"criteria train {again} --from best" if done else "the same command again"
     tell(f"next: {following}")

@@ -146,17 +146,21 @@ def _text(cell: str | Span) -> str:
     return cell.text if isinstance(cell, Span) else cell
 
 
-def wrapped(text: str, width: int | None, indent: str = "") -> list[Line]:
-    """Words broken into lines of a width; one line in a pipe."""
+def wrapped(text: str, width: int | None, indent: str = "", hang: str = "") -> list[Line]:
+    """Words broken into lines of a width, those after the first with `hang` before them; one line
+    in a pipe.
+    """
     if width is None:
         return [line(f"{indent}{text}")]
     lines: list[str] = []
     current = indent
+    fresh = True
     for word in text.split():
-        if len(current) + len(word) + 1 > width and current.strip():
+        if not fresh and len(current) + len(word) + 1 > width:
             lines.append(current)
-            current = indent
-        current += word if current == indent else f" {word}"
+            current, fresh = f"{indent}{hang}", True
+        current += word if fresh else f" {word}"
+        fresh = False
     return [line(item).fitted(width) for item in (*lines, current)]
 
 

@@ -6,11 +6,12 @@ It is drawn anew in place about once a second and is gone at the end.
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
-from criteria_cli.cli.event_lines import event_sentence
-from criteria_cli.cli.layout import Line, Span, colours, height_of, line, sides, width_of
-from criteria_cli.cli.status_screen import ENOUGH_FOR_ETA, counted, long_study
+from criteria_cli.cli.drawing import Block
+from criteria_cli.cli.event_lines import event_sentence, long_study
+from criteria_cli.cli.layout import Line, Span, line, sides, wrapped
+from criteria_cli.cli.status_screen import ENOUGH_FOR_ETA, counted, ended
 from criteria_cli.cli.words import bar, clock, count, duration, score, size
 from criteria_cli.hpo.events import (
     FoldEnded,
@@ -19,10 +20,8 @@ from criteria_cli.hpo.events import (
     StudyView,
     TrialEnded,
     TrialStarted,
+    WorkerReady,
 )
-
-if TYPE_CHECKING:
-    from rich.live import Live
 
 EVENTS_KEPT = 50
 WIDE = 140
@@ -34,10 +33,9 @@ class LiveScreen:
     """Draws views and remembers the last events."""
 
     def __init__(self, stream: TextIO, log: str) -> None:
-        self._stream = stream
+        self._block = Block(stream)
         self._log = log
         self._events: deque[Line] = deque(maxlen=EVENTS_KEPT)
-        self._live: Live | None = None
         self._view: StudyView | None = None
 
     def __call__(self, event: HpoEvent | StudyView) -> None:
@@ -47,49 +45,24 @@ class LiveScreen:
             told = event_line(event)
             if told is not None:
                 self._events.appendleft(told)
-        self._draw()
+        if self._view is not None:
+            block = self._block
+            events = list(self._events)
+            block.draw(screen(self._view, events, self._log, block.width, block.height))
 
     def close(self) -> None:
-        """Take the screen away and give the cursor back."""
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
-
-    def _draw(self) -> None:
-        if self._view is None:
-            return
-        from rich.text import Text
-
-        if self._live is None:
-            self._live = self._started()
-        width = (width_of(self._stream) or 80) - 1
-        height = height_of(self._stream) - 1
-        lines = screen(self._view, list(self._events), self._log, width, height)
-        painted = colours(self._stream)
-        text = "\n".join(item.painted() if painted else item.text for item in lines)
-        self._live.update(Text.from_ansi(text, no_wrap=True, overflow="crop"), refresh=True)
-
-    def _started(self) -> Live:
-        from rich.console import Console
-        from rich.live import Live
-
-        console = Console(file=self._stream, force_terminal=True, highlight=False)
-        live = Live(
-            console=console,
-            auto_refresh=False,
-            transient=True,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
-        live.start()
-        return live
+        """Take the screen away."""
+        self._block.erase()
 
 
 def event_line(event: HpoEvent) -> Line | None:
     """An event as the list at the bottom shows it; None for what the workers' lines show."""
     if isinstance(event, FoldEnded | TrialStarted):
         return None
-    at = event.at[11:19]
+    at = f"{event.at[11:19]}Z"
+    if isinstance(event, WorkerReady):
+        facts = (f"ready after {duration(event.seconds)}", event.device_name, event.precision)
+        return line(Span(f"{at}  ", "dim"), f"{event.device:<6} ", "  ".join(filter(None, facts)))
     if isinstance(event, TrialEnded):
         return line(
             Span(f"{at}  ", "dim"),
@@ -124,7 +97,10 @@ def screen(view: StudyView, events: list[Line], log: str, width: int, height: in
         )
     long = long_study(study)
     if long is not None:
-        lines.append(line(Span("warn   ", "warn"), long).fitted(width))
+        lines += [
+            line(Span(item.text, "warn"))
+            for item in wrapped(f"warn   {long}", width, hang="       ")
+        ]
     lines.append(line())
     per_worker = 1 if width >= WIDE else 2
     room = height - len(lines) - 3
@@ -160,14 +136,18 @@ def _study(view: StudyView, width: int) -> list[Line]:
     done = f"{study.trials.finished}/{study.target}"
     room = max(8, min(50, width - len(done) - len(best) - 16))
     share = study.trials.finished / study.target if study.target else 0.0
+    eta = _eta(view)
     counts = line("       ", *counted(study.trials))
+    if len(counts.text) + len(eta) + 2 > width:
+        # who runs what stands below; the estimate stands nowhere else
+        counts = line("       ", *ended(study.trials))
     return [
         line("study  ", Span(bar(share, room), "good"), f" {done}   ", Span(best, "strong")),
-        sides(counts, line(_eta(view, width - len(counts.text) - 2)), width),
+        sides(counts, line(eta), width),
     ]
 
 
-def _eta(view: StudyView, room: int) -> str:
+def _eta(view: StudyView) -> str:
     study = view.study
     if study.eta_s is None:
         left = ENOUGH_FOR_ETA - study.trials.finished
@@ -175,8 +155,7 @@ def _eta(view: StudyView, room: int) -> str:
     text = f"ETA {duration(study.eta_s)}"
     if study.eta_range_s is not None:
         low, high = (duration(bound) for bound in study.eta_range_s)
-        whole = f"{text} ({low} to {high})"
-        return whole if low != high and len(whole) <= room else text
+        return f"{text} ({low} to {high})" if low != high else text
     return text
 
 

@@ -11,6 +11,7 @@ import typer
 
 from criteria_cli.cli.answers import print_json
 from criteria_cli.cli.arguments import Json, Storage, _complete_name, seconds
+from criteria_cli.cli.drawing import Block
 from criteria_cli.cli.layout import Line, is_terminal, show, width_of
 from criteria_cli.cli.store import Store, store
 
@@ -79,7 +80,7 @@ def _one(place: Store, name: str) -> Screen:
 
 def _all(place: Store) -> Screen:
     from criteria_cli import wiring
-    from criteria_cli.cli.status_screen import studies_screen
+    from criteria_cli.cli.studies_screen import studies_screen
     from criteria_cli.hpo.facts import studies_to_json
 
     studies = wiring.all_studies(place.address)
@@ -90,21 +91,16 @@ def _all(place: Store) -> Screen:
 
 def _watch(read: Callable[[], Screen], pause_s: float, *, as_json: bool) -> int:
     """Redraw until Ctrl-C; into a pipe a block per look, as JSON a line per look."""
-    redraw = is_terminal(sys.stdout) and not as_json
-    drawn = 0
+    block = Block(sys.stdout) if is_terminal(sys.stdout) and not as_json else None
     try:
         while True:
             lines, document, _ = read()
-            if as_json:
+            if block is not None:
+                block.draw(lines)  # the last one stays when we leave
+            elif as_json:
                 print_json(document, indent=None)
             else:
-                if redraw and drawn:
-                    # up, and clear what was drawn, so that the last look stays when we leave
-                    sys.stdout.write(f"\x1b[{drawn}A\x1b[J")
-                show(lines)
-                if not redraw:
-                    show([Line()])
-                drawn = len(lines)
+                show([*lines, Line()])
             time.sleep(pause_s)
     except KeyboardInterrupt:
         return 0

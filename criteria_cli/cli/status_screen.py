@@ -4,9 +4,8 @@ it getting better, who does what, is pruning working, what failed and where, wha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from criteria_cli.cli.layout import Column, Line, Row, Span, line, sides, table, wrapped
+from criteria_cli.cli.layout import Line, Span, line, sides, wrapped
+from criteria_cli.cli.study_tables import leader_table, worker_table
 from criteria_cli.cli.words import (
     ago,
     bar,
@@ -16,56 +15,13 @@ from criteria_cli.cli.words import (
     number,
     percent,
     score,
-    size,
 )
-from criteria_cli.hpo.facts import BestTrial, StudyStatus, TrialCounts, WorkerStatus
+from criteria_cli.hpo.facts import BestTrial, StudyStatus, TrialCounts
+from criteria_cli.study.files import reference_of
 
 STATE_STYLES = {"running": "good", "finished": "good", "stalled": "warn", "paused": "bad"}
 ENOUGH_FOR_ETA = 5
 """Finished trials before an estimate is worth printing."""
-
-
-def studies_screen(studies: Sequence[StudyStatus], storage: str, width: int | None) -> list[Line]:
-    """All studies of a store, one line each."""
-    now = studies[0].now if studies else ""
-    lines = [sides(line("storage  ", storage), line(Span(_time(now), "dim")), width), line()]
-    if not studies:
-        return [
-            *lines,
-            line("no study yet"),
-            line("  start with: criteria hpo demo"),
-        ]
-    columns = [
-        Column("STUDY", shrink=True),
-        Column("STATE"),
-        Column("DONE", right=True),
-        Column("BEST", right=True),
-        Column("METRIC", rank=2),
-        Column("FAILED", right=True, rank=1),
-        Column("WORKERS", right=True),
-        Column("LAST EVENT", right=True),
-        Column("ETA", right=True),
-    ]
-    rows: list[Row] = [
-        [
-            cleaned(study.name),
-            Span(study.state, STATE_STYLES.get(study.state, "")),
-            f"{study.trials.finished}/{study.target}",
-            score(study.best.value if study.best else None),
-            study.metric,
-            str(study.trials.failed),
-            _workers(study),
-            ago(study.last_event_age_s),
-            duration(study.eta_s),
-        ]
-        for study in studies
-    ]
-    lines += table(columns, rows, width)
-    troubled = [study for study in studies if study.troubles]
-    for study in troubled:
-        lines.append(line())
-        lines += _troubles(study, width, prefix=f"{cleaned(study.name)}: ")
-    return [item.fitted(width) for item in lines]
 
 
 def study_screen(study: StudyStatus, storage: str, width: int | None) -> list[Line]:
@@ -77,7 +33,7 @@ def study_screen(study: StudyStatus, storage: str, width: int | None) -> list[Li
         *([f", {_day(study.age_s)}"] if study.age_s is not None else []),
     )
     lines = [
-        sides(head, line(Span(_time(study.now), "dim")), width),
+        sides(head, line(Span(time_of_day(study.now), "dim")), width),
         *_facts(study, storage, width),
         line(),
         *_trials(study, width),
@@ -85,23 +41,20 @@ def study_screen(study: StudyStatus, storage: str, width: int | None) -> list[Li
         *_eta(study),
     ]
     if study.workers:
-        lines += [line(), *_worker_table(study, width)]
+        lines += [line(), *worker_table(study, width)]
     if len(study.leaders) > 1:
-        lines += [line(), *_leader_table(study, width)]
+        lines += [line(), *leader_table(study, width)]
     below = [*_pruning(study, width), *_failures(study, width)]
     if study.adopted:
         below.append(line("RESUMED  ", count(study.adopted, "attempt"), " went on after a worker"))
     if below:
         lines += [line(), *below]
-    notes = [*_troubles(study, width), *_equals(study, width)]
-    long = long_study(study)
-    if long is not None:
-        notes += wrapped(f"! {long}", width)
+    notes = [*trouble_lines(study, width), *_equals(study, width)]
     if notes:
         lines += [line(), *notes]
     following = _next(study)
     if following:
-        lines += [line(), line("next     ", following)]
+        lines += [line(), line("NEXT     ", following[0]), line("         ", following[1])]
     return [item.fitted(width) for item in lines]
 
 
@@ -127,27 +80,15 @@ def _trials(study: StudyStatus, width: int | None) -> list[Line]:
     ]
 
 
-LONG_STUDY_S = 14 * 86400.0
-
-
-def long_study(study: StudyStatus) -> str | None:
-    """A warning about a study that takes weeks, or None."""
-    if study.eta_s is None or study.eta_s < LONG_STUDY_S:
-        return None
-    return (
-        f"at this rate {study.target} trials take {duration(study.eta_s)} more: add workers, "
-        "lower --trials, or train fewer epochs"
-    )
+def ended(counts: TrialCounts) -> list[str | Span]:
+    """Trials that are over, by what became of them, as spans of a line."""
+    failed = Span(f"{counts.failed} failed", "bad" if counts.failed else "")
+    return [f"{counts.complete} complete  {counts.pruned} pruned  ", failed]
 
 
 def counted(counts: TrialCounts) -> list[str | Span]:
-    """Trials by what became of them, as spans of a line."""
-    failed = Span(f"{counts.failed} failed", "bad" if counts.failed else "")
-    return [
-        f"{counts.complete} complete  {counts.pruned} pruned  ",
-        failed,
-        f"  |  {counts.running} running  {counts.waiting} waiting",
-    ]
+    """The same, and those that are not over."""
+    return [*ended(counts), f"  |  {counts.running} running  {counts.waiting} waiting"]
 
 
 def _best(study: StudyStatus, width: int | None) -> list[Line]:
@@ -168,8 +109,8 @@ def _best(study: StudyStatus, width: int | None) -> list[Line]:
 
 
 def parameters(best: BestTrial) -> str:
-    """A trial's parameters as `learning_rate 1.9e-05  batch_size 16`."""
-    return "  ".join(f"{cleaned(name)} {number(value)}" for name, value in best.params.items())
+    """A trial's parameters as `learning_rate 1.9e-05, batch_size 16`."""
+    return ", ".join(f"{cleaned(name)} {number(value)}" for name, value in best.params.items())
 
 
 def _eta(study: StudyStatus) -> list[Line]:
@@ -183,72 +124,9 @@ def _eta(study: StudyStatus) -> list[Line]:
     if study.eta_range_s is not None:
         low, high = study.eta_range_s
         low_high = f"  ({duration(low)} to {duration(high)})"
-    rate = "" if study.rate_per_hour is None else f"   {study.rate_per_hour:.3g} trials/h lately"
-    return [line("ETA      ", duration(study.eta_s), low_high, rate)]
-
-
-def _worker_table(study: StudyStatus, width: int | None) -> list[Line]:
-    columns = [
-        Column("TRIAL", right=True),
-        Column("FOLD", right=True),
-        Column("EPOCH", right=True),
-        Column("LAST", right=True, rank=2),
-        Column("BEST", right=True),
-        Column("TIME", right=True, rank=1),
-        Column("WORKER", shrink=True),
-        Column("DEVICE", rank=4, shrink=True),
-        Column("EX/S", right=True, rank=5),
-        Column("MEMORY", right=True, rank=6),
-        Column("BEAT", right=True),
-        Column("DONE", right=True, rank=7),
-        Column("FAILED", right=True, rank=7),
-        Column("STATE"),
-    ]
-    workers = sorted(study.workers, key=lambda worker: (worker.state == "lost", worker.name))
-    return table(columns, [_worker(study, worker) for worker in workers], width)
-
-
-def _worker(study: StudyStatus, worker: WorkerStatus) -> list[str | Span]:
-    lost = worker.state == "lost"
-    return [
-        "-" if worker.trial is None else str(worker.trial),
-        "-" if worker.fold is None else f"{worker.fold}/{study.folds}",
-        "-" if worker.epoch is None else f"{worker.epoch}/{study.epochs}",
-        score(worker.last_score),
-        score(worker.best_score),
-        duration(worker.trial_age_s),
-        cleaned(worker.name),
-        cleaned(worker.device_name or worker.device),
-        "-" if worker.examples_per_s is None else f"{worker.examples_per_s:.0f}",
-        size(worker.memory_bytes),
-        duration(worker.heartbeat_age_s),
-        str(worker.done),
-        str(worker.failed),
-        Span("LOST", "bad") if lost else Span(worker.state),
-    ]
-
-
-def _leader_table(study: StudyStatus, width: int | None) -> list[Line]:
-    columns = [
-        Column("TRIAL", right=True),
-        Column(study.metric.upper(), right=True),
-        Column("FOLD SD", right=True),
-        Column("FINISHED", right=True),
-        Column("WORKER", rank=2, shrink=True),
-        Column("PARAMETERS", rank=1, shrink=True),
-    ]
-    rows = [
-        [
-            str(leader.trial),
-            score(leader.value),
-            "-" if leader.fold_sd is None else f"{leader.fold_sd:.3f}",
-            ago(leader.age_s),
-            cleaned(leader.worker or "-"),
-            parameters(leader),
-        ]
-        for leader in study.leaders
-    ]
-    return table(columns, rows, width)
+    live = sum(worker.state != "lost" for worker in study.workers)
+    rate = "" if study.rate_per_hour is None else f" at {study.rate_per_hour:.3g} trials/h"
+    return [line("ETA      ", duration(study.eta_s), low_high, f"   {count(live, 'worker')}{rate}")]
 
 
 def _pruning(study: StudyStatus, width: int | None) -> list[Line]:
@@ -256,11 +134,14 @@ def _pruning(study: StudyStatus, width: int | None) -> list[Line]:
     if not finished:
         return []
     saved = "" if pruning.saved_fraction is None else f", {percent(pruning.saved_fraction)} saved"
+    epochs = ""
+    if pruning.epochs_full is not None:
+        epochs = f", epochs {pruning.epochs_run} of {pruning.epochs_full}"
     lines = [
         line(
             f"PRUNED   {study.trials.pruned} of {finished} "
             f"({percent(study.trials.pruned / finished)})   "
-            f"folds run {pruning.folds_run} of {pruning.folds_full}{saved}"
+            f"folds run {pruning.folds_run} of {pruning.folds_full}{epochs}{saved}"
         ).fitted(width)
     ]
     places = [
@@ -270,7 +151,7 @@ def _pruning(study: StudyStatus, width: int | None) -> list[Line]:
         for rung in pruning.by_rung
     ]
     if places:
-        lines += wrapped("   ".join(places), width, indent="         ")
+        lines += wrapped(", ".join(places), width, indent="         ")
     return lines
 
 
@@ -289,10 +170,11 @@ def _failures(study: StudyStatus, width: int | None) -> list[Line]:
     return lines
 
 
-def _troubles(study: StudyStatus, width: int | None, prefix: str = "") -> list[Line]:
+def trouble_lines(study: StudyStatus, width: int | None, prefix: str = "") -> list[Line]:
+    """What a person should know or do, each with its hint below."""
     lines: list[Line] = []
     for trouble in study.troubles:
-        lines += wrapped(f"! {prefix}{cleaned(trouble.message)}", width)
+        lines += wrapped(f"! {prefix}{cleaned(trouble.message)}", width, hang="  ")
         if trouble.hint:
             lines += wrapped(cleaned(trouble.hint), width, indent="  ")
     return lines
@@ -316,27 +198,21 @@ def _equals(study: StudyStatus, width: int | None) -> list[Line]:
         f"! {those} within one fold deviation ({sd:.3f}) of trial {best.trial}: "
         "treat them as equal",
         width,
+        hang="  ",
     )
 
 
-def _next(study: StudyStatus) -> str:
+def _next(study: StudyStatus) -> list[str]:
+    if study.state != "finished" or study.best is None:
+        return []
     name = cleaned(study.name)
-    if study.state == "finished" and study.best is not None:
-        return f"criteria train STUDY --from best --name {name}   criteria report {name}"
-    return ""
-
-
-def _workers(study: StudyStatus) -> str:
-    if not study.workers:
-        return "-"
-    live = sum(worker.state != "lost" for worker in study.workers)
-    return f"{live} of {len(study.workers)}"
+    return [f"criteria train {reference_of(name)} --from best", f"criteria report {name}"]
 
 
 def _day(age_s: float | None) -> str:
     return f"day {int((age_s or 0) // 86400) + 1}"
 
 
-def _time(now: str) -> str:
+def time_of_day(now: str) -> str:
     """The database's time of day."""
     return f"{now[11:19]}Z" if len(now) >= 19 else ""

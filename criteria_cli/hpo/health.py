@@ -13,6 +13,7 @@ from criteria_cli.hpo.facts import (
     Trouble,
     WorkerStatus,
 )
+from criteria_cli.study.files import reference_of
 
 LEAST_FINISHED = 5
 """Finished trials before an estimate of the time left is given."""
@@ -24,38 +25,53 @@ SILENT_TRIALS = 20
 
 
 @dataclass(frozen=True)
+class Worked:
+    """A worker's time on a trial, in seconds ago."""
+
+    began_s: float
+    ended_s: float
+    """0 while it works."""
+    finished: bool
+    """Whether the trial ended with it, complete or pruned."""
+
+
+@dataclass(frozen=True)
 class Pace:
-    """How fast trials finish lately."""
+    """How fast trials finish lately, if the workers that live go on."""
 
     per_hour: float | None = None
     eta_s: float | None = None
     range_s: tuple[float, float] | None = None
     """The middle half of what may be expected."""
+    most_s: float | None = None
+    """Before there is an estimate: what it takes if nothing is pruned, from the folds so far."""
 
 
-def pace_of(ends: Sequence[tuple[float, str]], *, age_s: float, left: int, live: int) -> Pace:
+def pace_of(worked: Sequence[Worked], *, left: int, live: int) -> Pace:
     """The pace over the last 20 finished trials, or the last hour if that holds more.
 
+    What a trial costs is the workers' time spent in that window for each trial that finished in
+    it, with the time of trials that failed or still run. So a night in which nobody worked does
+    not count, and a worker that comes or dies changes the estimate at once.
+
     Args:
-        ends: (seconds ago, worker) of finished trials, the latest first.
-        age_s: of the study.
+        worked: the latest attempts, the last ended first.
         left: trials to go.
-        live: workers that live; one that died lately slows the estimate at once.
+        live: workers that live.
     """
-    if len(ends) < LEAST_FINISHED:
-        return Pace(eta_s=0.0 if left == 0 else None)
-    recent = [end for end in ends if end[0] <= WINDOW_S]
-    window = recent if len(recent) > WINDOW_TRIALS else list(ends[:WINDOW_TRIALS])
-    before = ends[len(window)][0] if len(ends) > len(window) else age_s
-    rate = len(window) / max(before, 1e-3)
-    seen = len({worker for _, worker in window})
-    if 0 < live < seen:
-        rate *= live / seen
+    ends = [attempt.ended_s for attempt in worked if attempt.finished]
     if left == 0:
-        return Pace(rate * 3600, 0.0, None)
-    eta = left / rate
-    spread = 0.6745 * math.sqrt(1 / len(window) + 1 / left)  # Poisson arrivals
-    return Pace(rate * 3600, eta, (eta * max(0.0, 1 - spread), eta * (1 + spread)))
+        return Pace(eta_s=0.0)
+    if len(ends) < LEAST_FINISHED or live == 0:
+        return Pace()
+    recent = sum(end <= WINDOW_S for end in ends)
+    trials = recent if recent > WINDOW_TRIALS else min(len(ends), WINDOW_TRIALS)
+    begin = ends[trials] if len(ends) > trials else math.inf
+    spent = sum(max(0.0, min(item.began_s, begin) - item.ended_s) for item in worked)
+    per_hour = live * trials / max(spent, 1e-3) * 3600
+    eta = spent / trials * left / min(live, left)  # the last trials keep fewer workers busy
+    spread = 0.6745 * math.sqrt(1 / trials + 1 / left)  # Poisson arrivals
+    return Pace(per_hour, eta, (eta * max(0.0, 1 - spread), eta * (1 + spread)))
 
 
 def state_of(counts: TrialCounts, target: int, paused: str | None, live: bool) -> StudyState:
@@ -89,11 +105,12 @@ def troubles_of(
             Trouble(
                 "paused",
                 f"paused: its first trials all failed with `{paused}`",
-                "look at the failures, then run `criteria hpo` again",
+                f"look at the failures, then: criteria hpo {reference_of(name)}",
             )
         )
     if state == "stalled":
-        found.append(Trouble("stalled", "work is left and no worker lives", f"criteria hpo {name}"))
+        again = f"criteria hpo {reference_of(name)}"
+        found.append(Trouble("stalled", "work is left and no worker lives", again))
     if state != "finished":
         found += [_lost(worker) for worker in team if worker.state == "lost"]
     found += _failing(counts, failures)
@@ -105,17 +122,21 @@ def troubles_of(
                 "see `pruner` in the definition: do its rungs meet the reports?",
             )
         )
-    if pace.eta_s is not None and pace.eta_s > LONG_S:
-        found.append(
-            Trouble(
-                "long",
-                f"at this pace it takes {pace.eta_s / 86_400:.0f} more days",
-                "more workers, fewer trials or shorter epochs",
-                serious=False,
-            )
-        )
+    found += _long(pace)
     found += _mixed(versions)
     return tuple(found)
+
+
+def _long(pace: Pace) -> list[Trouble]:
+    """Weeks, said as soon as the first folds show them."""
+    if pace.eta_s is not None and pace.eta_s > LONG_S:
+        message = f"at this pace it takes {pace.eta_s / 86_400:.0f} more days"
+    elif pace.most_s is not None and pace.most_s > LONG_S:
+        message = f"it takes up to {pace.most_s / 86_400:.0f} days, less what is pruned"
+    else:
+        return []
+    hint = "more workers, a lower --trials or fewer epochs make it shorter"
+    return [Trouble("long", message, hint, serious=False)]
 
 
 def _lost(worker: WorkerStatus) -> Trouble:

@@ -7,7 +7,7 @@ second where `study.trials` takes eighteen.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -18,26 +18,21 @@ from criteria_cli.hpo import optuna_tables as optuna
 from criteria_cli.hpo.clock import now
 from criteria_cli.hpo.engine import reading_engine
 from criteria_cli.hpo.facts import (
-    BestTrial,
     FailureGroup,
     PruningStatus,
     RungCount,
     StudyStatus,
     TrialCounts,
-    WorkerStatus,
 )
-from criteria_cli.hpo.health import Pace, pace_of, state_of, troubles_of
+from criteria_cli.hpo.health import state_of, troubles_of
+from criteria_cli.hpo.leaders import leaders_of
 from criteria_cli.hpo.leases import expired
 from criteria_cli.hpo.schema import check_versions, read_versions
-from criteria_cli.hpo.tables import attempts, decisions, folds, leases, studies, workers
+from criteria_cli.hpo.tables import attempts, decisions, folds, leases, studies
+from criteria_cli.hpo.team import last_event_age, pace_now, versions_of, workers_of
 from criteria_cli.hpo.timings import Timings
 from criteria_cli.hpo.trouble import store_error
 from criteria_cli.hpo.url import StoreUrl, read_url
-from criteria_cli.study.spec import Scalar
-
-LEADERS = 5
-RECENT_S = 86_400.0
-"""Workers that left or were lost longer ago are not shown."""
 
 T = TypeVar("T")
 
@@ -128,13 +123,14 @@ def status_of(
     validation = definition["validation"]
     fold_count = validation["folds"] if validation["scheme"] == "kfold" else 1
     counts = _counts(connection, name)
-    team = _workers(connection, name, row.now, lease_s)
-    leaders = _leaders(connection, name, row.now)
-    live = [worker for worker in team if worker.state != "lost"]
-    pace = _pace(connection, name, row, counts, len(live))
+    team = workers_of(connection, name, row.now, lease_s)
+    leaders = leaders_of(connection, name, row.now)
+    live = sum(worker.state != "lost" for worker in team)
+    left = max(0, row.target - counts.finished)
+    pace = pace_now(connection, name, row.now, left=left, live=live, fold_count=fold_count)
     failures = _failures(connection, name)
     pruning = _pruning(connection, name, counts, fold_count)
-    state = state_of(counts, row.target, row.paused, bool(live))
+    state = state_of(counts, row.target, row.paused, live > 0)
     return StudyStatus(
         name=name,
         state=state,
@@ -145,11 +141,11 @@ def status_of(
         trials=counts,
         best=leaders[0] if leaders else None,
         leaders=leaders,
-        eta_s=pace.eta_s if live or state == "finished" else None,
-        eta_range_s=pace.range_s if live else None,
+        eta_s=pace.eta_s,
+        eta_range_s=pace.range_s,
         rate_per_hour=pace.per_hour,
         age_s=row.now - row.created_at,
-        last_event_age_s=_last_event_age(connection, name, row.now),
+        last_event_age_s=last_event_age(connection, name, row.now),
         pruning=pruning,
         failures=failures,
         workers=team,
@@ -167,7 +163,7 @@ def status_of(
             pruner=definition["pruner"]["type"],
             startup=definition["pruner"]["startup_trials"],
             pace=pace,
-            versions=_versions(connection, name),
+            versions=versions_of(connection, name),
         ),
     )
 
@@ -186,80 +182,6 @@ def _counts(connection: sa.Connection, name: str) -> TrialCounts:
         running=min(held, states.get("RUNNING", 0)),
         waiting=max(0, states.get("RUNNING", 0) - held) + states.get("WAITING", 0),
     )
-
-
-def _leaders(connection: sa.Connection, name: str, at: float) -> tuple[BestTrial, ...]:
-    top = connection.execute(
-        sa.select(optuna.trials.c.trial_id, optuna.trials.c.number, optuna.trial_values.c.value)
-        .select_from(optuna.trials)
-        .join(optuna.studies, optuna.studies.c.study_id == optuna.trials.c.study_id)
-        .join(optuna.trial_values, optuna.trial_values.c.trial_id == optuna.trials.c.trial_id)
-        .where(
-            optuna.studies.c.study_name == name,
-            optuna.trials.c.state == sa.literal_column("'COMPLETE'"),
-        )
-        .order_by(optuna.trial_values.c.value.desc(), optuna.trials.c.number)
-        .limit(LEADERS)
-    ).all()
-    ids = [row.trial_id for row in top]
-    numbers = [row.number for row in top]
-    params = params_of(connection, ids)
-    scores: dict[int, list[float]] = {number: [] for number in numbers}
-    for trial, score in connection.execute(
-        sa.select(folds.c.trial, folds.c.score)
-        .where(folds.c.study == name, folds.c.trial.in_(numbers))
-        .order_by(folds.c.trial, folds.c.fold)
-    ):
-        scores[trial].append(score)
-    ended = {
-        row.trial: row
-        for row in connection.execute(
-            sa.select(attempts.c.trial, attempts.c.ended_at, attempts.c.worker_name).where(
-                attempts.c.study == name,
-                attempts.c.trial.in_(numbers),
-                attempts.c.outcome == "complete",
-            )
-        )
-    }
-    return tuple(
-        BestTrial(
-            trial=row.number,
-            value=row.value,
-            params=params.get(row.trial_id, {}),
-            fold_scores=tuple(scores[row.number]),
-            age_s=at - ended[row.number].ended_at if row.number in ended else None,
-            worker=ended[row.number].worker_name if row.number in ended else None,
-        )
-        for row in top
-    )
-
-
-def params_of(connection: sa.Connection, trial_ids: list[int]) -> dict[int, dict[str, Scalar]]:
-    """Parameters by trial, as they were sampled."""
-    rows = connection.execute(
-        sa.select(optuna.trial_params)
-        .where(optuna.trial_params.c.trial_id.in_(trial_ids))
-        .order_by(optuna.trial_params.c.param_id)
-    )
-    found: dict[int, dict[str, Scalar]] = {}
-    for row in rows:
-        found.setdefault(row.trial_id, {})[row.param_name] = _external(
-            row.param_value, json.loads(row.distribution_json)
-        )
-    return found
-
-
-def _external(value: float, distribution: Mapping[str, Any]) -> Scalar:
-    """A stored parameter as people know it."""
-    attributes = distribution["attributes"]
-    match distribution["name"]:
-        case "CategoricalDistribution":
-            chosen: Scalar = attributes["choices"][int(value)]
-            return chosen
-        case "IntDistribution":
-            return int(value)
-        case _:
-            return float(value)
 
 
 def _pruning(
@@ -321,94 +243,6 @@ def _failures(connection: sa.Connection, name: str) -> tuple[FailureGroup, ...]:
     )
 
 
-def _workers(
-    connection: sa.Connection, name: str, at: float, lease_s: float
-) -> tuple[WorkerStatus, ...]:
-    done: dict[str, dict[str, int]] = {}
-    for worker, outcome, count in connection.execute(
-        sa.select(attempts.c.worker, attempts.c.outcome, sa.func.count())
-        .where(attempts.c.study == name, attempts.c.outcome.is_not(None))
-        .group_by(attempts.c.worker, attempts.c.outcome)
-    ):
-        done.setdefault(worker, {})[outcome] = count
-    rows = connection.execute(
-        sa.select(workers)
-        .where(
-            workers.c.study == name,
-            workers.c.ended_at.is_(None),
-            workers.c.seen_at > at - RECENT_S,
-        )
-        .order_by(workers.c.name, workers.c.started_at.desc())
-    ).all()
-    seen: dict[str, WorkerStatus] = {}
-    for row in rows:
-        if row.name not in seen:  # an older row of this name was a worker that died
-            seen[row.name] = _worker(row, done.get(row.id, {}), at, lease_s)
-    return tuple(seen.values())
-
-
-def _worker(row: Any, done: Mapping[str, int], at: float, lease_s: float) -> WorkerStatus:
-    facts = json.loads(row.progress) if row.progress else {}
-    age = max(0.0, at - row.seen_at)
-    trial = facts.get("trial")
-    return WorkerStatus(
-        name=row.name,
-        machine=row.machine,
-        device=row.device,
-        device_name=row.device_name or None,
-        state="lost" if age > lease_s else row.state,
-        trial=trial,
-        fold=facts.get("fold"),
-        epoch=facts.get("epoch"),
-        heartbeat_age_s=age,
-        last_score=facts.get("last_score"),
-        best_score=facts.get("best_score"),
-        trial_age_s=facts["seconds"] + age if trial is not None else None,
-        examples_per_s=facts.get("examples_per_s"),
-        memory_bytes=facts.get("memory_bytes"),
-        done=done.get("complete", 0) + done.get("pruned", 0),
-        failed=done.get("failed", 0) + done.get("retried", 0),
-    )
-
-
-def _pace(connection: sa.Connection, name: str, row: Any, counts: TrialCounts, live: int) -> Pace:
-    ends = connection.execute(
-        sa.select(attempts.c.ended_at, attempts.c.worker)
-        .where(attempts.c.study == name, attempts.c.outcome.in_(("complete", "pruned")))
-        .order_by(attempts.c.ended_at.desc())
-        .limit(500)
-    ).all()
-    return pace_of(
-        [(row.now - end, worker) for end, worker in ends],
-        age_s=row.now - row.created_at,
-        left=max(0, row.target - counts.finished),
-        live=live,
-    )
-
-
-def _last_event_age(connection: sa.Connection, name: str, at: float) -> float | None:
-    last = connection.execute(
-        sa.select(sa.func.max(sa.func.coalesce(attempts.c.ended_at, attempts.c.started_at))).where(
-            attempts.c.study == name
-        )
-    ).scalar()
-    seen = connection.execute(
-        sa.select(sa.func.max(workers.c.seen_at)).where(workers.c.study == name)
-    ).scalar()
-    latest = max((time for time in (last, seen) if time is not None), default=None)
-    return None if latest is None else max(0.0, at - latest)
-
-
 def _adopted(connection: sa.Connection, name: str) -> int:
     counted = sa.select(sa.func.count()).where(attempts.c.study == name, attempts.c.token > 1)
     return int(connection.execute(counted).scalar_one())
-
-
-def _versions(connection: sa.Connection, name: str) -> list[dict[str, str]]:
-    """Versions of the workers that have not left, each once."""
-    rows = connection.execute(
-        sa.select(workers.c.versions)
-        .where(workers.c.study == name, workers.c.ended_at.is_(None))
-        .distinct()
-    ).scalars()
-    return [json.loads(text) for text in rows]

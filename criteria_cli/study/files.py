@@ -127,6 +127,15 @@ def find(reference: str) -> tuple[Path, bool]:
     return path, True
 
 
+def reference_of(name: str) -> str:
+    """What to type for a stored study, as far as its name tells: `demo`, `my.toml`, or with both
+    parts open `STUDY --name my`.
+    """
+    if name in bundled_names():
+        return name
+    return f"{name}.toml" if Path(f"{name}.toml").is_file() else f"STUDY --name {name}"
+
+
 def read(path: Path, file: str) -> dict[str, Any]:
     """The tables of a TOML file."""
     try:

@@ -91,9 +91,9 @@ def test_a_search_in_a_pipe(finished: tuple[Path, Any]) -> None:
     assert sum(" trial n=" in line and " start " in line for line in events) == 6
     assert "A.1" in ran.err
     assert lines[-3].startswith("s: 6 of 6 trials, best f1 0.")
-    assert "all-positive 0." in lines[-3]
+    assert "yes to every pair 0." in lines[-3]
     assert lines[-2] == "store sqlite:///criteria.db, log runs/s/hpo.log"
-    assert lines[-1] == "next: criteria train s.toml --from best --name s"
+    assert lines[-1] == "next: criteria train s.toml --from best"
 
 
 def test_a_finished_study_is_done_at_once(study: Path, run_in: Run) -> None:
@@ -110,7 +110,7 @@ def test_status_in_a_pipe(study: Path, run_in: Run) -> None:
     assert every.code == 0
     assert re.search(r"^s +finished +6/6 ", every.out, re.MULTILINE)
     one = run_in(study, "status", "s")
-    assert "next     criteria train STUDY --from best --name s" in one.out
+    assert "NEXT     criteria train s.toml --from best\n" in one.out
     assert one.modules <= {"sqlalchemy", "pydantic"}
     document = json.loads(run_in(study, "status", "--json").out)
     assert [item["name"] for item in document["studies"]] == ["s"]
@@ -351,7 +351,7 @@ def test_a_search_in_a_terminal(tmp_path: Path, terminal: Open, columns: int) ->
         assert len(piece) <= columns or not piece.startswith(("study", "cpu", "criteria hpo"))
     # what stays is three lines below the data's
     after = without_codes(opened.drawn).replace("\r", "").rstrip().splitlines()
-    assert after[-1] == "next: criteria train s.toml --from best --name s"
+    assert after[-1] == "next: criteria train s.toml --from best"
     assert opened.drawn.count("\x1b[?25h") >= 1, "the cursor is given back"
 
 

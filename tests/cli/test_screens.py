@@ -10,7 +10,8 @@ import pytest
 from criteria_cli.cli.event_lines import PROGRESS_EVERY_S, EventLines
 from criteria_cli.cli.layout import Column, Line, Span, line, sides, table, wrapped
 from criteria_cli.cli.live import event_line, screen
-from criteria_cli.cli.status_screen import studies_screen, study_screen
+from criteria_cli.cli.status_screen import study_screen
+from criteria_cli.cli.studies_screen import studies_screen
 from criteria_cli.hpo.events import (
     EpochEnded,
     FoldEnded,
@@ -25,7 +26,7 @@ from criteria_cli.hpo.events import (
     WorkerReady,
     WorkerStopped,
 )
-from criteria_cli.hpo.facts import StudyStatus, TrialCounts
+from criteria_cli.hpo.facts import StudyStatus, TrialCounts, Trouble
 
 AT = "2026-11-23T14:02:11Z"
 WIDTHS = [40, 60, 80, 100, 120, 200]
@@ -53,7 +54,7 @@ def test_status_at_80_columns_answers_every_question(study_status: StudyStatus) 
         "61 complete  79 pruned  3 failed  |  3 running  1 waiting",
         "0.7412 f1   trial 118, 5 h 12 m ago",
         "learning_rate 1.9e-05",
-        "3 h 10 m  (2 h 40 m to 4 h 05 m)   18 trials/h",
+        "3 h 10 m  (2 h 40 m to 4 h 05 m)   3 workers at 18 trials/h",
         "LOST",
         "79 of 140 (56%)",
         "46% saved",
@@ -70,6 +71,30 @@ def test_a_pipe_gets_every_column(study_status: StudyStatus) -> None:
     for title in ("TRIAL", "FOLD", "EPOCH", "LAST", "WORKER", "DEVICE", "EX/S", "MEMORY", "DONE"):
         assert title in text
     assert "..." not in text
+
+
+def test_leaders_stand_side_by_side(study_status: StudyStatus) -> None:
+    lines = texts(study_screen(study_status, "s", 80))
+    head = next(text for text in lines if "FOLD SD" in text)
+    assert head.split() == [
+        "TRIAL", "F1", "FOLD", "SD", "FINISHED", "LEARNING_RATE", "BATCH_SIZE", "WEIGHT_DECAY",
+    ]  # fmt: skip
+    assert "1.9e-05          16         0.011" in lines[lines.index(head) + 1]
+    wide = "\n".join(texts(study_screen(study_status, "s", None)))
+    assert "WORKER  LEARNING_RATE" in wide.replace("WORKER   ", "WORKER")
+    assert "SCHEDULER" in wide
+
+
+def test_a_finished_study_names_the_next_commands(study_status: StudyStatus) -> None:
+    done = replace(study_status, state="finished", name="demo")
+    assert texts(study_screen(done, "s", 80))[-2:] == [
+        "NEXT     criteria train demo --from best",
+        "         criteria report demo",
+    ]
+    own = replace(done, name="some-name")
+    assert texts(study_screen(own, "s", 80))[-2] == (
+        "NEXT     criteria train STUDY --name some-name --from best"
+    )
 
 
 def test_names_from_the_store_cannot_move_the_cursor(study_status: StudyStatus) -> None:
@@ -157,7 +182,7 @@ def test_the_live_screen_shows_what_a_worker_does(study_status: StudyStatus) -> 
         for expected in (
             "140/200",
             "best f1 0.7412 (trial 118)",
-            "ETA 3 h 10 m",
+            "ETA 3 h 10 m (2 h 40 m to 4 h 05 m)",
             "trial 147  fold 2/5  epoch   7/100",
             "f1 0.7108",
             "loss 0.214",
@@ -201,8 +226,8 @@ def test_a_pipe_gets_one_clean_line_per_event(study_status: StudyStatus) -> None
     assert all(item.startswith(AT) for item in written.splitlines())
     assert "trial n=3 start learning_rate=1e-05 scheduler=linear" in written
     assert "trial n=3 goes on after other attempt=2 folds_done=2" in written
-    assert "trial n=4 failed time=0 s cause=nan_loss: the loss is nan" in written
-    assert "trial n=5 complete score=0.6100 best time=1 m" in written
+    assert "trial n=4 failed time_s=0 cause=nan_loss: the loss is nan" in written
+    assert "trial n=5 complete score=0.6100 best time_s=70" in written
 
 
 def test_a_pipe_gets_one_progress_line_a_minute_for_each_trial(study_status: StudyStatus) -> None:
@@ -211,26 +236,46 @@ def test_a_pipe_gets_one_progress_line_a_minute_for_each_trial(study_status: Stu
     for second in range(601):
         clock[0] = float(second)
         lines(view(study_status))
-    written = stream.getvalue().splitlines()
+    first, *written = stream.getvalue().splitlines()
+    assert first == (
+        f"{AT} study name=deberta-nli-5fold done=140/200 pruned=79 failed=3 best=0.7412 "
+        "best_trial=118 workers=3 eta_s=9600-14700"
+    )
     assert len(written) == 2 * 600 // PROGRESS_EVERY_S
     assert "trial n=147 fold=2/5 epoch=7/100 step=120/340" in written[0]
+    assert "memory_bytes=33500000000 time_s=1263" in written[0]
+
+
+def test_a_pipe_hears_of_the_study_when_it_gets_on(study_status: StudyStatus) -> None:
+    stream, clock = io.StringIO(), [0.0]
+    lines = EventLines(stream, now=lambda: clock[0])
+    for second in range(301):
+        clock[0] = float(second)
+        counts = TrialCounts(complete=second // 20 if second < 200 else 10)
+        lines(view(replace(study_status, trials=counts), workers=0))
+    # a trial every 20 s, a line every 60 s, none any more when nothing ends
+    done = [item.split("done=")[1].split()[0] for item in stream.getvalue().splitlines()]
+    assert done == ["0/200", "3/200", "6/200", "9/200", "10/200"]
 
 
 def test_a_study_of_weeks_is_warned_about_once(study_status: StudyStatus) -> None:
-    long = replace(study_status, eta_s=156 * 86400.0)
+    hint = "more workers, a lower --trials or fewer epochs make it shorter"
+    trouble = Trouble("long", "at this pace it takes 156 more days", hint, serious=False)
+    long = replace(study_status, troubles=(trouble,))
     stream = io.StringIO()
     lines = EventLines(stream)
     for _ in range(3):
         lines(view(long))
-    assert stream.getvalue().count("warning: at this rate 200 trials take 156 d 0 h more") == 1
-    assert any("156 d" in text for text in texts(screen(view(long), [], "log", 80, 30)))
-    assert any("! at this rate" in text for text in texts(study_screen(long, "s", 80)))
+    assert stream.getvalue().count(f"warning: at this pace it takes 156 more days: {hint}") == 1
+    assert any("156 more days" in text for text in texts(screen(view(long), [], "log", 80, 30)))
+    shown = "\n".join(texts(study_screen(long, "s", 80)))
+    assert shown.count("156 more days") == 1
 
 
 def test_every_event_has_a_line_for_the_screen() -> None:
     for event in EVENTS:
         told = event_line(event)
-        assert told is None or (told.text.startswith("14:02:11") and "\n" not in told.text)
+        assert told is None or (told.text.startswith("14:02:11Z") and "\n" not in told.text)
 
 
 def test_columns_fall_away_by_rank_and_the_rest_shrinks() -> None:

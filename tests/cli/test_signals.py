@@ -35,4 +35,4 @@ def test_a_signal_while_libraries_load_asks_to_run_again(number: signal.Signals)
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 75, said
-    assert said.splitlines() == [f"stopped: stopped by {number.name} before anything began"]
+    assert said.splitlines() == [f"stopped by {number.name} before anything began"]

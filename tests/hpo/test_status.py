@@ -14,7 +14,7 @@ from criteria_cli.errors import StoreError, UsageError
 from criteria_cli.hpo import status
 from criteria_cli.hpo.engine import reading_engine
 from criteria_cli.hpo.facts import studies_to_json
-from criteria_cli.hpo.health import pace_of
+from criteria_cli.hpo.health import Worked, pace_of
 from criteria_cli.hpo.url import read_url
 
 KEYS = {
@@ -171,12 +171,53 @@ def test_status_does_not_import_optuna_or_torch() -> None:
 
 
 def test_the_time_left_follows_the_pace_and_the_workers() -> None:
-    ends = [(60.0 * n, f"w{n % 2}") for n in range(20)]
-    both = pace_of(ends, age_s=1200.0, left=20, live=2)
+    # two workers, each a trial in two minutes, for twenty minutes
+    worked = [Worked(60.0 * n + 120.0, 60.0 * n, finished=True) for n in range(20)]
+    both = pace_of(worked, left=20, live=2)
     assert both.per_hour == pytest.approx(60.0)
     assert both.eta_s == pytest.approx(1200.0)
     assert both.range_s is not None
     assert both.range_s[0] < 1200.0 < both.range_s[1]
-    one = pace_of(ends, age_s=1200.0, left=20, live=1)
-    assert one.eta_s == pytest.approx(2400.0)
-    assert pace_of(ends[:4], age_s=1200.0, left=20, live=1).eta_s is None
+    assert pace_of(worked, left=20, live=1).eta_s == pytest.approx(2400.0)
+    assert pace_of(worked, left=20, live=4).eta_s == pytest.approx(600.0)
+    # with fewer trials left than workers, a trial takes what a trial takes
+    assert pace_of(worked, left=1, live=4).eta_s == pytest.approx(120.0)
+    assert pace_of(worked, left=20, live=0).eta_s is None
+    assert pace_of(worked[:4], left=20, live=1).eta_s is None
+    assert pace_of(worked, left=0, live=0).eta_s == 0.0
+
+
+def test_time_in_which_nobody_worked_does_not_count() -> None:
+    night = 30000.0
+    worked = [Worked(60.0 * n + 60.0, 60.0 * n, finished=True) for n in range(3)]
+    worked += [Worked(60.0 * n + 60.0 + night, 60.0 * n + night, True) for n in range(3, 9)]
+    assert pace_of(worked, left=10, live=1).eta_s == pytest.approx(600.0)
+
+
+def test_work_that_came_to_nothing_or_is_not_done_counts() -> None:
+    worked = [
+        Worked(100.0, 0.0, finished=False),  # runs
+        *(Worked(60.0 * n + 60.0, 60.0 * n, finished=True) for n in range(5)),
+        Worked(350.0, 300.0, finished=False),  # failed
+    ]
+    assert pace_of(worked, left=9, live=1).eta_s == pytest.approx(9 * 450.0 / 5)
+
+
+def test_the_estimate_is_read_from_a_store(storage: str) -> None:
+    """The time of a worker that died ends with its last sign of life."""
+    with desks(storage, 1, spec=spec_of(budget={"trials": 12})) as (a,):
+        for _ in range(6):
+            a.whole_trial()
+        a.rows(
+            "update criteria_attempts set started_at = ended_at - 100 where 1 = 1 returning trial"
+        )
+        assert status.read_study(storage, "s").eta_s == pytest.approx(600.0)
+        lost = a.take()
+        a.rows(
+            "update criteria_attempts set started_at = started_at - 5000 "
+            f"where trial = {lost.lease.trial} returning trial"
+        )
+        found = status.read_study(storage, "s")
+        assert found.eta_s == pytest.approx(5600.0, rel=0.02)
+        a.rows("update criteria_workers set seen_at = seen_at - 4000 where 1 = 1 returning id")
+        assert status.read_study(storage, "s").eta_s is None

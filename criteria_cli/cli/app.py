@@ -26,6 +26,7 @@ from criteria_cli.cli import (
     train,
 )
 from criteria_cli.cli.arguments import with_debug
+from criteria_cli.cli.courtesy import polite_stderr
 from criteria_cli.cli.environment import VARIABLES, unknown_variables
 from criteria_cli.cli.signals import answer_before_work
 
@@ -116,6 +117,7 @@ def main() -> int:
         stream = getattr(sys, name)
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace", line_buffering=name == "stderr")
+    polite_stderr()
     arguments = with_watch_value(sys.argv[1:])
     debug = "--debug" in arguments or os.environ.get("CRITERIA_DEBUG") == "1"
     try:

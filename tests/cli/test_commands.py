@@ -13,6 +13,7 @@ import re
 import select
 import shutil
 import signal
+import sqlite3
 import struct
 import subprocess
 import sys
@@ -362,6 +363,56 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path, terminal: Open) -> N
     os.kill(opened.process.pid, signal.SIGINT)
     assert opened.end() == 75
     assert "stopped" in without_codes(opened.drawn)
+
+
+def test_a_second_ctrl_c_says_what_stays(tmp_path: Path, terminal: Open) -> None:
+    write(tmp_path, pruner="none", trials=500)
+    opened = terminal(
+        tmp_path, "hpo", "s.toml", "--device", "cpu", env={"SYNTHETIC_EPOCH_S": "2"}
+    )  # an epoch outlasts the two keys
+    opened.until(r"epoch +1/")
+    os.kill(opened.process.pid, signal.SIGINT)
+    opened.until("signal SIGINT: saving")
+    os.kill(opened.process.pid, signal.SIGINT)
+    assert opened.end() == 130
+    said = " ".join(without_codes(opened.drawn).split())
+    assert said.endswith("what was saved before stays hint: run the same command again to go on")
+
+
+def test_a_terminal_that_is_closed_stops_the_search_like_any_signal(
+    tmp_path: Path, terminal: Open
+) -> None:
+    write(tmp_path, pruner="none", trials=500)
+    opened = terminal(tmp_path, "hpo", "s.toml", "--device", "cpu")
+    opened.until(r"trial 1")
+    os.close(opened.main)
+    opened.main = os.open(os.devnull, os.O_RDONLY)
+    os.kill(opened.process.pid, signal.SIGHUP)
+    assert opened.process.wait(60) == 75
+    with sqlite3.connect(tmp_path / "criteria.db") as connection:
+        (running,) = connection.execute(
+            "select count(*) from criteria_attempts where outcome is null"
+        ).fetchone()
+    connection.close()
+    assert running == 0, "the trial was given back"
+
+
+def test_a_reader_that_leaves_does_not_stop_a_search(tmp_path: Path) -> None:
+    write(tmp_path, pruner="none", trials=3)
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("CRITERIA_")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "criteria_cli", "hpo", "s.toml", "--device", "cpu"],
+        cwd=tmp_path,
+        env={**kept, **STAND_IN},
+        stderr=subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    process.stderr.readline()
+    process.stderr.close()
+    try:
+        assert process.wait(120) == 0
+    finally:
+        process.kill()
 
 
 def test_status_in_a_terminal_fits_it(study: Path, terminal: Open) -> None:

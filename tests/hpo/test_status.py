@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -13,8 +15,8 @@ from desk import Desk, desks, spec_of
 from criteria_cli.errors import StoreError, UsageError
 from criteria_cli.hpo import status
 from criteria_cli.hpo.engine import reading_engine
-from criteria_cli.hpo.facts import studies_to_json
-from criteria_cli.hpo.health import Worked, pace_of
+from criteria_cli.hpo.facts import TrialCounts, studies_to_json
+from criteria_cli.hpo.health import Pace, Worked, pace_of, troubles_of
 from criteria_cli.hpo.url import read_url
 
 KEYS = {
@@ -25,7 +27,10 @@ KEYS = {
         "eta_s", "eta_range_s", "rate_per_hour", "age_s", "last_event_age_s", "adopted",
         "data_sha256", "versions",
     },
-    "pruning": {"folds_run", "folds_full", "saved_fraction", "by_reason", "by_rung"},
+    "pruning": {
+        "folds_run", "folds_full", "epochs_run", "epochs_full", "saved_fraction", "by_reason",
+        "by_rung", "confirm",
+    },
     "workers": None,
     "failures": None,
     "troubles": None,
@@ -100,6 +105,32 @@ def test_a_pruned_trial_is_never_the_best(storage: str) -> None:
         best = status.read_study(storage, "s").best
         assert best is not None
         assert best.trial == 1
+
+
+def test_the_five_best_are_five_trials_on_either_database(storage: str, tmp_path: Path) -> None:
+    """Trap 33: "top five" was one trial, read from a fixed SQLite path by SQLite's SQL."""
+    with desks(storage, 1, spec=spec_of(budget={"trials": 7})) as (desk,):
+        for score in (0.3, 0.7, 0.1, 0.9, 0.5, 0.8, 0.6):
+            desk.whole_trial(score)
+    found = status.read_study(storage, "s")
+    assert [(leader.trial, leader.value) for leader in found.leaders] == [
+        (3, 0.9), (5, 0.8), (1, 0.7), (6, 0.6), (4, 0.5),
+    ]  # fmt: skip
+    assert found.best == found.leaders[0]
+    assert len({tuple(leader.params.items()) for leader in found.leaders}) == 5
+    (tmp_path / "elsewhere").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-m", "criteria_cli", "status", "s", "--json"],
+        cwd=tmp_path / "elsewhere",
+        env={**os.environ, "CRITERIA_STORAGE": storage},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(done.stdout)["study"]["leaders"]
+    assert [leader["trial"] for leader in shown] == [3, 5, 1, 6, 4]
+    assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 def test_states_and_troubles(storage: str) -> None:
@@ -221,3 +252,54 @@ def test_the_estimate_is_read_from_a_store(storage: str) -> None:
         assert found.eta_s == pytest.approx(5600.0, rel=0.02)
         a.rows("update criteria_workers set seen_at = seen_at - 4000 where 1 = 1 returning id")
         assert status.read_study(storage, "s").eta_s is None
+
+
+def test_epochs_of_a_fold_that_was_cut_short_are_counted(storage: str) -> None:
+    spec = spec_of(
+        validation={"folds": 3},
+        pruner={"type": "racing", "startup_trials": 3},
+        budget={"trials": 9},
+    )
+    with desks(storage, 1, spec=spec) as (desk,):
+        for level in (0.50, 0.53, 0.56):
+            desk.whole_trial(level)
+        stopped = desk.take().lease
+        assert desk.report(stopped, 1, 0.01, epoch=1).stop
+        desk.tell(stopped, outcome="pruned")
+        found = status.read_study(storage, "s").pruning
+    assert (found.folds_run, found.folds_full) == (9, 12)
+    assert (found.epochs_run, found.epochs_full) == (19, 24)
+    assert found.saved_fraction == pytest.approx(5 / 24)
+    assert found.by_reason == {"racing": 1}
+    (rung,) = found.by_rung
+    assert (rung.reason, rung.fold, rung.epoch, rung.pruned) == ("racing", 1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("complete", "pruned", "startup", "pruner", "expected"),
+    [
+        (20, 0, 10, "hyperband", {"pruner_silent"}),
+        (19, 0, 10, "hyperband", set()),
+        (19, 1, 10, "hyperband", set()),
+        (39, 0, 30, "hyperband", set()),  # nine of them could have been stopped
+        (20, 0, 10, "none", set()),
+        (0, 20, 0, "hyperband", {"pruner_greedy"}),
+        (0, 19, 0, "hyperband", set()),
+    ],
+)
+def test_a_pruner_that_stops_nothing_or_everything_is_called_out(
+    complete: int, pruned: int, startup: int, pruner: str, expected: set[str]
+) -> None:
+    found = troubles_of(
+        "s",
+        state="running",
+        paused=None,
+        counts=TrialCounts(complete=complete, pruned=pruned),
+        team=(),
+        failures=(),
+        pruner=pruner,
+        startup=startup,
+        pace=Pace(),
+        versions=(),
+    )
+    assert {trouble.code for trouble in found} == expected

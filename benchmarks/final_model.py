@@ -56,6 +56,7 @@ attention_dropout = 0.0    # with dropout in attention, torch's fast attention i
 
 [validation]
 folds = {folds}
+metric = "average_precision"    # on a small sample, F1 at one half is 0 for most settings
 
 [training]
 epochs = {epochs}
@@ -65,7 +66,7 @@ negatives_per_positive = {negatives}
 precision = {precision}
 
 [search]
-learning_rate = {{ low = 8e-5, high = 4e-4, log = true }}
+learning_rate = {{ low = 2e-4, high = 6e-4, log = true }}
 layerwise_lr_decay = {{ low = 0.75, high = 1.0 }}
 
 [pruner]
@@ -226,7 +227,7 @@ def report(result: dict[str, Any]) -> None:
     print(f"train {result['train']['cpu_s']:.0f} s")
     _show("model, nested", estimates_["nested"], estimates_["intervals"])
     _show("model, optimistic", estimates_["optimistic"])
-    print(f"{'model, search':<40} F1 {estimates_['search']:.3f}")
+    print(f"{'model, as the search reported it':<40} average precision {estimates_['search']:.3f}")
     _show("linear, nested", linear["nested"], linear["intervals"])
     _show("linear, all training pairs, at 0.5", linear["all_training_pairs_at_one_half"])
     print(f"\n{'criterion':<12}{'positive':>9}{'F1':>8}{'95 % interval':>18}{'linear F1':>11}")

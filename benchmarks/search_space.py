@@ -28,11 +28,11 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 
-from tests.training import test_augmentation, test_search_space, test_windows  # noqa: E402
-from tests.training.architectures import MAIN, SMALL  # noqa: E402
-from tiny_wordnet import write_tiny_wordnet  # noqa: E402
+from tiny_wordnet import write_tiny_wordnet
 
-from criteria_cli.study.spec import Hyperparameters  # noqa: E402
+from criteria_cli.study.spec import Hyperparameters
+from tests.training import test_augmentation, test_search_space, test_windows
+from tests.training.architectures import MAIN, SMALL
 
 RESULT = ROOT / "benchmarks" / "results" / "search_space.json"
 

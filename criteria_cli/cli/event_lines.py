@@ -196,6 +196,8 @@ def _start(event: TrialStarted) -> str:
     facts: dict[str, Any] = {}
     if event.attempt > 1:
         facts["attempt"] = event.attempt
+    if event.confirms is not None:
+        facts["confirms"] = event.confirms
     if event.folds_done:
         facts["folds_done"] = event.folds_done
     return f"{word} {pairs({**facts, **event.params})}"

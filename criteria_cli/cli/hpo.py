@@ -61,6 +61,16 @@ def command(
             help="The study's whole budget, over all workers and restarts.",
         ),
     ] = None,
+    confirm: Annotated[
+        int | None,
+        typer.Option(
+            "--confirm",
+            metavar="K",
+            parser=whole_number(0),
+            show_default=False,
+            help="When the budget is spent, finish the K most promising stopped trials.",
+        ),
+    ] = None,
     hour: Annotated[
         float | None,
         typer.Option(
@@ -94,6 +104,7 @@ def command(
             name=("--name", "name", name),
             data=("--data", "data.path", data),
             trials=("--trials", "budget.trials", trials),
+            confirm=("--confirm", "budget.confirm", confirm),
             headroom=("--headroom", "training.vram_headroom", headroom),
         ),
     )
@@ -103,6 +114,7 @@ def command(
         definition,
         place,
         trials=trials,
+        confirm=confirm,
         hours=hour,
         workers="auto" if workers == "auto" else int(workers),
         device=device,
@@ -126,6 +138,7 @@ def _options(
     place: Store,
     *,
     trials: int | None,
+    confirm: int | None,
     hours: float | None,
     workers: int | Literal["auto"],
     device: str,
@@ -137,6 +150,7 @@ def _options(
         runs=runs_directory(),
         name=definition.spec.name,
         trials=trials,
+        confirm=confirm,
         hours=hours,
         workers=workers,
         device=device,

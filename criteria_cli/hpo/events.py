@@ -89,6 +89,8 @@ class TrialStarted(Happened):
     adopted_from: str | None = None
     """The worker that left the trial behind; None for a new trial."""
     folds_done: int = 0
+    confirms: int | None = None
+    """The stopped trial that this one finishes."""
 
 
 @dataclass(frozen=True)

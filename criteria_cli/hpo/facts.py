@@ -70,17 +70,34 @@ class RungCount:
 
 
 @dataclass(frozen=True)
+class ConfirmStatus:
+    """Stopped trials that are run to their end when the budget is spent."""
+
+    wanted: int = 0
+    complete: int = 0
+    failed: int = 0
+    running: int = 0
+    """Held by a worker, or left for one."""
+
+
+@dataclass(frozen=True)
 class PruningStatus:
     """What pruning did so far."""
 
     folds_run: int = 0
-    """Folds that finished, over all trials."""
+    """Folds of finished trials that ran to their end."""
     folds_full: int = 0
     """Folds that the finished trials would have had without pruning."""
+    epochs_run: int = 0
+    """Epochs of finished trials, those of folds that were cut short among them."""
+    epochs_full: int | None = None
+    """The same without pruning, if every fold took what those that ended took on average; None
+    before the first fold."""
     saved_fraction: float | None = None
-    """1 - folds run / folds full over finished trials; None before the first."""
+    """1 - epochs run / epochs full."""
     by_reason: Mapping[str, int] = field(default_factory=dict)
     by_rung: tuple[RungCount, ...] = ()
+    confirm: ConfirmStatus = ConfirmStatus()
 
 
 @dataclass(frozen=True)

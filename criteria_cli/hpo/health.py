@@ -21,7 +21,7 @@ WINDOW_TRIALS = 20
 WINDOW_S = 3600.0
 LONG_S = 14 * 86_400.0
 SILENT_TRIALS = 20
-"""Trials that could have been pruned, and were not, before the pruner is called silent."""
+"""Finished trials, none or all of them stopped, before the pruner is called silent or greedy."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ def pace_of(worked: Sequence[Worked], *, left: int, live: int) -> Pace:
     return Pace(per_hour, eta, (eta * max(0.0, 1 - spread), eta * (1 + spread)))
 
 
-def state_of(counts: TrialCounts, target: int, paused: str | None, live: bool) -> StudyState:
-    if counts.finished >= target:
+def state_of(counts: TrialCounts, left: int, paused: str | None, live: bool) -> StudyState:
+    if left == 0:
         return "finished"
     if paused is not None:
         return "paused"
@@ -114,17 +114,33 @@ def troubles_of(
     if state != "finished":
         found += [_lost(worker) for worker in team if worker.state == "lost"]
     found += _failing(counts, failures)
-    if pruner != "none" and counts.pruned == 0 and counts.finished >= startup + SILENT_TRIALS:
-        found.append(
-            Trouble(
-                "pruner_silent",
-                f"{counts.finished} trials finished and `{pruner}` stopped none of them",
-                "see `pruner` in the definition: do its rungs meet the reports?",
-            )
-        )
+    found += _pruning(counts, pruner, startup)
     found += _long(pace)
     found += _mixed(versions)
     return tuple(found)
+
+
+def _pruning(counts: TrialCounts, pruner: str, startup: int) -> list[Trouble]:
+    """A pruner that stops nothing, or everything."""
+    if counts.pruned == counts.finished >= SILENT_TRIALS:
+        return [
+            Trouble(
+                "pruner_greedy",
+                f"{counts.finished} trials finished and all of them were stopped",
+                "more `pruner.startup_trials` give later trials something to be compared with",
+            )
+        ]
+    # Of the first twenty at least half must have been at risk.
+    enough = max(SILENT_TRIALS, startup + SILENT_TRIALS // 2)
+    if pruner == "none" or counts.pruned or counts.finished < enough:
+        return []
+    return [
+        Trouble(
+            "pruner_silent",
+            f"{counts.finished} trials finished and `{pruner}` stopped none of them",
+            "see `pruner` in the definition: do its rungs meet the reports?",
+        )
+    ]
 
 
 def _long(pace: Pace) -> list[Trouble]:

@@ -21,6 +21,8 @@ class SearchOptions:
     """The study's name; without one, the definition's."""
     trials: int | None = None
     """A new budget for the whole study; None keeps the study's, or takes the definition's."""
+    confirm: int | None = None
+    """Stopped trials to finish at the end, in the whole study; None as for `trials`."""
     hours: float | None = None
     """Take no trials after so long."""
     workers: int | Literal["auto"] = 1

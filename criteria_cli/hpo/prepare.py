@@ -16,6 +16,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import optuna
 import sqlalchemy as sa
@@ -44,18 +45,26 @@ _ADVISORY = 0x63726974  # "crit"
 _CROWDED = ("too many c", "remaining connection slots", "starting up", "recovery mode")
 
 
+@dataclass(frozen=True)
+class Budget:
+    """Changes to a study's budget; None keeps the study's, or takes the definition's."""
+
+    trials: int | None = None
+    confirm: int | None = None
+
+
 def prepare(
     url: StoreUrl,
     identity: Identity,
     *,
-    trials: int | None = None,
+    budget: Budget = Budget(),
     folder: RunsFolder | None = None,
 ) -> str:
     """Make the tables and the study, or check that this worker may join it.
 
     Args:
         identity: the study as this worker would run it; its name is the study's.
-        trials: a new budget; None keeps the study's.
+        budget: what this command changes of it.
         folder: refused if it holds results of another study.
 
     Returns:
@@ -70,7 +79,7 @@ def prepare(
         sqlite_file.check_health(url)
     engine = make_engine(url)
     try:
-        return _patiently(engine, lambda: _prepare(url, engine, identity, trials, folder))
+        return _patiently(engine, lambda: _prepare(url, engine, identity, budget, folder))
     except (sa.exc.SQLAlchemyError, optuna.exceptions.OptunaError) as error:
         raise store_error(error, url) from error
     finally:
@@ -98,7 +107,7 @@ def _prepare(
     url: StoreUrl,
     engine: sa.Engine,
     identity: Identity,
-    trials: int | None,
+    budget: Budget,
     folder: RunsFolder | None,
 ) -> str:
     if url.is_sqlite and not url.path.exists():
@@ -107,7 +116,7 @@ def _prepare(
         with engine.begin() as connection:
             versions = read_versions(connection)
             check_versions(versions)
-            uid = _join(connection, identity, trials) if versions.ready else None
+            uid = _join(connection, identity, budget) if versions.ready else None
             if folder is not None:
                 folder.refuse_other(uid)
     if uid is not None:
@@ -119,12 +128,12 @@ def _prepare(
         _make_tables(url, engine)
         failpoint("prepare.tables")
         with engine.begin() as connection:
-            return _join(connection, identity, trials) or _found(
-                engine, connection, identity, trials
+            return _join(connection, identity, budget) or _found(
+                engine, connection, identity, budget
             )
 
 
-def _join(connection: sa.Connection, identity: Identity, trials: int | None) -> str | None:
+def _join(connection: sa.Connection, identity: Identity, budget: Budget) -> str | None:
     """The uid of the study, if it exists and is the same; refused if it differs."""
     name = identity.spec.name
     row = connection.execute(sa.select(studies).where(studies.c.name == name)).one_or_none()
@@ -138,8 +147,10 @@ def _join(connection: sa.Connection, identity: Identity, trials: int | None) -> 
         here=identity,
     )
     changes: dict[str, object] = {}
-    if trials is not None and trials != row.target:
-        changes["target"] = trials
+    if budget.trials is not None and budget.trials != row.target:
+        changes["target"] = budget.trials
+    if budget.confirm is not None and budget.confirm != row.confirm:
+        changes["confirm"] = budget.confirm
     if row.paused is not None:  # somebody starts a worker again, having looked
         changes |= {"paused": None, "judged_from": _trials(connection, name)}
     if changes:
@@ -147,9 +158,7 @@ def _join(connection: sa.Connection, identity: Identity, trials: int | None) -> 
     return str(row.uid)
 
 
-def _found(
-    engine: sa.Engine, connection: sa.Connection, identity: Identity, trials: int | None
-) -> str:
+def _found(engine: sa.Engine, connection: sa.Connection, identity: Identity, budget: Budget) -> str:
     spec = identity.spec
     uid = uuid.uuid4().hex
     there = sa.select(optuna_studies.c.study_id).where(optuna_studies.c.study_name == spec.name)
@@ -166,7 +175,8 @@ def _found(
             data_sha256=identity.data_sha256,
             pairs=identity.pairs,
             versions=json.dumps(dict(identity.versions)),
-            target=trials if trials is not None else spec.budget.trials,
+            target=spec.budget.trials if budget.trials is None else budget.trials,
+            confirm=spec.budget.confirm if budget.confirm is None else budget.confirm,
             created_at=now(),
             judged_from=0,
         )

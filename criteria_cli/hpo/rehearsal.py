@@ -10,9 +10,9 @@ import sqlalchemy as sa
 
 from criteria_cli.errors import MachineError
 from criteria_cli.hpo import sqlite_file
+from criteria_cli.hpo.confirmations import tally
 from criteria_cli.hpo.engine import reading_engine
 from criteria_cli.hpo.identity import Identity, refuse_difference, versions_here
-from criteria_cli.hpo.optuna_tables import FINISHED, trial_counts
 from criteria_cli.hpo.runs_folder import LEAST_FREE_BYTES
 from criteria_cli.hpo.schema import check_versions, read_versions
 from criteria_cli.hpo.tables import studies
@@ -54,7 +54,7 @@ def _look(url: StoreUrl, identity: Identity) -> str:
             row = connection.execute(sa.select(studies).where(studies.c.name == name)).one_or_none()
             if row is None:
                 return f"no study `{name}` yet: a search would make it"
-            counts = trial_counts(connection, name)
+            finished = tally(connection, name).finished
     except sa.exc.SQLAlchemyError as error:
         raise store_error(error, url) from None
     finally:
@@ -66,7 +66,6 @@ def _look(url: StoreUrl, identity: Identity) -> str:
         versions=json.loads(row.versions),
         here=identity,
     )
-    finished = sum(counts.get(state, 0) for state in FINISHED)
     return f"study `{name}` is there, {finished} of {row.target} trials done: a search would join"
 
 

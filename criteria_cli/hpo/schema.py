@@ -12,11 +12,11 @@ from criteria_cli.bundled import bundled
 from criteria_cli.errors import StoreError
 from criteria_cli.hpo.tables import VERSION_TABLE
 
-HEAD = "0001"
+HEAD = "0002"
 """Our newest revision; a test holds it to `alembic/versions`."""
 OPTUNA_HEAD = "v3.2.0.a"
 """The schema of Optuna 5; a test holds it to the library."""
-REVISIONS = ("0001",)
+REVISIONS = ("0001", "0002")
 """All of ours, the oldest first."""
 
 

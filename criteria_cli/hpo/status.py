@@ -14,21 +14,20 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 
 from criteria_cli.errors import StoreError, UsageError
-from criteria_cli.hpo import optuna_tables as optuna
 from criteria_cli.hpo.clock import now
+from criteria_cli.hpo.confirmations import Tally, tally
 from criteria_cli.hpo.engine import reading_engine
 from criteria_cli.hpo.facts import (
     FailureGroup,
-    PruningStatus,
-    RungCount,
     StudyStatus,
     TrialCounts,
 )
 from criteria_cli.hpo.health import state_of, troubles_of
 from criteria_cli.hpo.leaders import leaders_of
 from criteria_cli.hpo.leases import expired
+from criteria_cli.hpo.savings import pruning_of
 from criteria_cli.hpo.schema import check_versions, read_versions
-from criteria_cli.hpo.tables import attempts, decisions, folds, leases, studies
+from criteria_cli.hpo.tables import attempts, leases, studies
 from criteria_cli.hpo.team import last_event_age, pace_now, versions_of, workers_of
 from criteria_cli.hpo.timings import Timings
 from criteria_cli.hpo.trouble import store_error
@@ -122,15 +121,17 @@ def status_of(
     definition = json.loads(row.definition)
     validation = definition["validation"]
     fold_count = validation["folds"] if validation["scheme"] == "kfold" else 1
-    counts = _counts(connection, name)
+    trials = tally(connection, name)
+    counts = _counts(connection, name, trials)
     team = workers_of(connection, name, row.now, lease_s)
     leaders = leaders_of(connection, name, row.now)
     live = sum(worker.state != "lost" for worker in team)
     left = max(0, row.target - counts.finished)
+    left += trials.to_confirm(row.confirm) + trials.confirming_now
     pace = pace_now(connection, name, row.now, left=left, live=live, fold_count=fold_count)
     failures = _failures(connection, name)
-    pruning = _pruning(connection, name, counts, fold_count)
-    state = state_of(counts, row.target, row.paused, live > 0)
+    pruning = pruning_of(connection, name, trials, fold_count=fold_count, confirm=row.confirm)
+    state = state_of(counts, left, row.paused, live > 0)
     return StudyStatus(
         name=name,
         state=state,
@@ -168,57 +169,19 @@ def status_of(
     )
 
 
-def _counts(connection: sa.Connection, name: str) -> TrialCounts:
-    states = optuna.trial_counts(connection, name)
+def _counts(connection: sa.Connection, name: str, trials: Tally) -> TrialCounts:
+    states = trials.states
     held = connection.execute(
         sa.select(sa.func.count()).where(
             leases.c.study == name, leases.c.worker.is_not(None), sa.not_(expired(connection))
         )
     ).scalar_one()
     return TrialCounts(
-        complete=states.get("COMPLETE", 0),
-        pruned=states.get("PRUNED", 0),
+        complete=trials.complete,
+        pruned=trials.pruned,
         failed=states.get("FAIL", 0),
         running=min(held, states.get("RUNNING", 0)),
         waiting=max(0, states.get("RUNNING", 0) - held) + states.get("WAITING", 0),
-    )
-
-
-def _pruning(
-    connection: sa.Connection, name: str, counts: TrialCounts, fold_count: int
-) -> PruningStatus:
-    run = connection.execute(
-        sa.select(sa.func.count())
-        .select_from(folds)
-        .join(
-            attempts,
-            sa.and_(
-                attempts.c.study == folds.c.study,
-                attempts.c.trial == folds.c.trial,
-                attempts.c.outcome.in_(("complete", "pruned")),
-            ),
-        )
-        .where(folds.c.study == name)
-    ).scalar_one()
-    full = counts.finished * fold_count
-    rungs = tuple(
-        RungCount(reason, fold, epoch, count)
-        for reason, fold, epoch, count in connection.execute(
-            sa.select(decisions.c.reason, decisions.c.fold, decisions.c.epoch, sa.func.count())
-            .where(decisions.c.study == name)
-            .group_by(decisions.c.reason, decisions.c.fold, decisions.c.epoch)
-            .order_by(decisions.c.fold, decisions.c.epoch, decisions.c.reason)
-        )
-    )
-    by_reason: dict[str, int] = {}
-    for rung in rungs:
-        by_reason[rung.reason] = by_reason.get(rung.reason, 0) + rung.pruned
-    return PruningStatus(
-        folds_run=run,
-        folds_full=full,
-        saved_fraction=1 - run / full if full else None,
-        by_reason=by_reason,
-        by_rung=rungs,
     )
 
 

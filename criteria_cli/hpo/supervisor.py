@@ -42,7 +42,7 @@ from criteria_cli.hpo.heartbeat import Heartbeat, Pulse
 from criteria_cli.hpo.identity import Identity, versions_here
 from criteria_cli.hpo.options import SearchOptions, SearchResult
 from criteria_cli.hpo.optuna_store import OpenStudy
-from criteria_cli.hpo.prepare import prepare
+from criteria_cli.hpo.prepare import Budget, prepare
 from criteria_cli.hpo.presence import is_dead
 from criteria_cli.hpo.pruning import optuna_pruner
 from criteria_cli.hpo.rows import WorkerRow
@@ -93,7 +93,8 @@ def search(
     devices = take_devices(options.device, options.workers, machine.cards)
     with holding(devices):
         known = claim_folder(folder)
-        uid = prepare(url, identity, trials=options.trials, folder=known)
+        budget = Budget(options.trials, options.confirm)
+        uid = prepare(url, identity, budget=budget, folder=known)
         known.keep(uid)
         with _logging_to(folder / "hpo.log") as log, _signals() as caught:
             run = _Run(definition, spec, options, url, folder, machine, devices, observer, caught)

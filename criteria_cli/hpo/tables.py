@@ -30,6 +30,8 @@ studies = sa.Table(
     sa.Column("created_at", sa.Double, nullable=False),
     sa.Column("paused", sa.String(16)),  # the cause of failure that opened the study's breaker
     sa.Column("judged_from", sa.Integer, nullable=False),  # the breaker counts trials from here
+    # stopped trials to finish at the end
+    sa.Column("confirm", sa.Integer, nullable=False, server_default="0"),
 )
 
 workers = sa.Table(
@@ -117,6 +119,15 @@ decisions = sa.Table(
     sa.Column("reason", sa.String(32), nullable=False),
     sa.Column("incumbent", sa.Integer),
     sa.Column("detail", sa.Text, nullable=False),
+    sa.Column("at", sa.Double, nullable=False),
+)
+
+confirmations = sa.Table(
+    "criteria_confirmations",
+    metadata,
+    sa.Column("study", _STUDY, primary_key=True),
+    sa.Column("source", sa.Integer, primary_key=True),  # the stopped trial
+    sa.Column("trial", sa.Integer, nullable=False),  # the one that finishes it
     sa.Column("at", sa.Double, nullable=False),
 )
 

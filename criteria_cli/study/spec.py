@@ -28,6 +28,7 @@ LOCAL_KEYS = frozenset(
         "training.auto_detect_batch_size",
         "training.vram_headroom",
         "budget.trials",
+        "budget.confirm",
     }
 )
 """Settings that may differ between the workers of one study, or change while it runs."""
@@ -307,6 +308,8 @@ class BudgetSpec(_Section):
 
     trials: Annotated[int, Field(ge=1)] = 2000
     """Finished trials over all workers and restarts."""
+    confirm: Annotated[int, Field(ge=0)] = 0
+    """Stopped trials, the most promising first, that are run to the end when these are done."""
 
 
 @dataclass(frozen=True)

@@ -151,6 +151,8 @@ def study_status() -> StudyStatus:
         pruning=PruningStatus(
             folds_run=381,
             folds_full=700,
+            epochs_run=8763,
+            epochs_full=16100,
             saved_fraction=0.456,
             by_reason={"hyperband": 60, "patience": 19},
             by_rung=(

@@ -16,7 +16,7 @@ from processes import HERE
 from criteria_cli.errors import StoreError, UsageError
 from criteria_cli.hpo import prepare as preparing
 from criteria_cli.hpo.engine import make_engine
-from criteria_cli.hpo.prepare import prepare
+from criteria_cli.hpo.prepare import Budget, prepare
 from criteria_cli.hpo.runs_folder import claim_folder
 from criteria_cli.hpo.schema import read_versions
 from criteria_cli.hpo.url import read_url
@@ -175,10 +175,10 @@ def test_a_setting_that_the_study_did_not_know_counts_as_its_default(storage: st
 
 def test_a_budget_changes_only_when_it_is_asked_for(storage: str) -> None:
     url = read_url(storage)
-    prepare(url, identity_of(spec_of()), trials=7)
+    prepare(url, identity_of(spec_of()), budget=Budget(trials=7))
     prepare(url, identity_of(spec_of(budget={"trials": 50})))
     assert _rows(storage, "select target from criteria_studies") == [(7,)]
-    prepare(url, identity_of(spec_of()), trials=9)
+    prepare(url, identity_of(spec_of()), budget=Budget(trials=9))
     assert _rows(storage, "select target from criteria_studies") == [(9,)]
 
 

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from processes import Place
 
 from criteria_cli.hpo.engine import reading_engine
-from criteria_cli.hpo.tables import attempts, folds, leases
+from criteria_cli.hpo.tables import attempts, confirmations, folds, leases
 from criteria_cli.hpo.url import read_url
 
 SECRET = "s3cr3tPW"
@@ -28,10 +28,11 @@ def check(storage: str, runs: Path, name: str, *, target: int, files: bool = Tru
     try:
         with engine.begin() as connection:
             states = _states(connection, name)
-            _check_states(connection, name, states, target)
+            confirmed = {row.trial: row.source for row in connection.execute(_confirmed(name))}
+            _check_states(connection, name, states, confirmed, target)
             _check_attempts(connection, name)
             if files:
-                _check_disk(connection, runs / name, name, states)
+                _check_disk(connection, runs / name, name, states, confirmed)
     finally:
         engine.dispose()
     check_files(runs)
@@ -51,10 +52,21 @@ def _states(connection: sa.Connection, name: str) -> dict[int, tuple[str, float 
     return {number: (state, value) for number, state, value in rows}
 
 
+def _confirmed(name: str) -> sa.Select[tuple[int, int]]:
+    return sa.select(confirmations.c.trial, confirmations.c.source).where(
+        confirmations.c.study == name
+    )
+
+
 def _check_states(
-    connection: sa.Connection, name: str, states: dict[int, tuple[str, float | None]], target: int
+    connection: sa.Connection,
+    name: str,
+    states: dict[int, tuple[str, float | None]],
+    confirmed: dict[int, int],
+    target: int,
 ) -> None:
-    finished = [n for n, (state, _) in states.items() if state in ("COMPLETE", "PRUNED")]
+    finished = {n for n, (state, _) in states.items() if state in ("COMPLETE", "PRUNED")}
+    finished -= {source for trial, source in confirmed.items() if states[trial][0] == "COMPLETE"}
     assert len(finished) == target, f"I2: {len(finished)} finished trials, {target} wanted"
     running = [n for n, (state, _) in states.items() if state == "RUNNING"]
     assert not running, f"I1: trials {running} are left running"
@@ -88,6 +100,7 @@ def _check_disk(
     folder: Path,
     name: str,
     states: dict[int, tuple[str, float | None]],
+    confirmed: dict[int, int],
 ) -> None:
     stored: dict[int, dict[int, float]] = {}
     for trial, fold, score in connection.execute(
@@ -96,14 +109,15 @@ def _check_disk(
         stored.setdefault(trial, {})[fold] = score
     best = -1.0
     for number, (state, value) in states.items():
-        result = _read(folder / f"trial-{number}" / "result.json")
+        home = folder / f"trial-{confirmed.get(number, number)}"
+        result = _read(home / "result.json")
         if state == "COMPLETE":
             assert result is not None, f"I3: trial {number} is complete without a file"
             assert result["state"] == "complete", f"I3: trial {number} on disk: {result['state']}"
             assert value == result["score"], f"I3: trial {number}: {value} and {result['score']}"
             best = max(best, float(str(result["score"])))
-        if state in ("COMPLETE", "PRUNED"):
-            on_disk = _folds_on_disk(folder / f"trial-{number}")
+        if state in ("COMPLETE", "PRUNED") and number not in confirmed.values():
+            on_disk = _folds_on_disk(home)
             assert stored.get(number, {}) == on_disk, f"I3: folds of trial {number} differ"
     complete = [value for state, value in states.values() if state == "COMPLETE" and value]
     assert max(complete, default=-1.0) == best, "I4: the best differs between store and disk"

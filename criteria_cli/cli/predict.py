@@ -81,6 +81,8 @@ def command(
     if posts == "-":
         raise UsageError("INPUT must be a file: standard input is not read", code="usage.stdin")
     source = Path(posts)
+    if not source.exists():
+        raise UsageError(f"`{source}` does not exist", code="data.missing")
     target = Path(out) if out is not None else Path(f"{source.stem}-scores.csv")
     if target.exists() and not overwrite:
         raise UsageError(

@@ -66,13 +66,21 @@ def find_files(folder: Path) -> tuple[Path, Path]:
         raise UsageError(
             f"`{folder.name}` is a file, format `redsm5` reads a folder (from `data.path`)"
             if is_file
-            else f"data folder `{folder.name}` does not exist (from `data.path`)",
-            hint='one table of pairs has `data.format = "pairs"`' if is_file else "",
+            else f"data folder `{_named(folder)}` does not exist (from `data.path`)",
+            hint='one table of pairs has `data.format = "pairs"`'
+            if is_file
+            else "say where it is: --data FOLDER",
             code="data.missing",
         )
     annotations = _only(folder, "annotations", sorted(folder.glob("*annotations*.csv")))
     candidates = [path for path in sorted(folder.glob("*posts*.csv")) if path != annotations]
     return _only(folder, "posts", candidates), annotations
+
+
+def _named(folder: Path) -> str:
+    """A folder below this one by its path; another by its name, which tells nothing of a home."""
+    here = folder.is_relative_to(Path.cwd())
+    return str(folder.relative_to(Path.cwd())) if here else folder.name
 
 
 def cross(

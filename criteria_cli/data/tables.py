@@ -75,7 +75,9 @@ def check_table(path: Path) -> None:
         path.open("rb").close()
     except FileNotFoundError:
         raise UsageError(
-            f"data file `{path.name}` does not exist (from `data.path`)", code="data.missing"
+            f"data file `{path.name}` does not exist (from `data.path`)",
+            hint="say where it is: --data FILE",
+            code="data.missing",
         ) from None
     except OSError as error:
         raise UsageError(

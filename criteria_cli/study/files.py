@@ -123,7 +123,11 @@ def find(reference: str) -> tuple[Path, bool]:
             f"`{shown_path(path)}` is a directory, not a study file", code="study.directory"
         )
     if not path.exists():
-        raise UsageError(f"study file `{shown_path(path)}` does not exist", code="study.missing")
+        raise UsageError(
+            f"study file `{shown_path(path)}` does not exist",
+            hint=f"criteria init {shown_path(path)}",
+            code="study.missing",
+        )
     return path, True
 
 

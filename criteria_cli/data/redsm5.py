@@ -79,8 +79,8 @@ def find_files(folder: Path) -> tuple[Path, Path]:
 
 def _named(folder: Path) -> str:
     """A folder below this one by its path; another by its name, which tells nothing of a home."""
-    here = folder.is_relative_to(Path.cwd())
-    return str(folder.relative_to(Path.cwd())) if here else folder.name
+    whole, here = folder.absolute(), Path.cwd()
+    return str(whole.relative_to(here)) if whole.is_relative_to(here) else folder.name
 
 
 def cross(

@@ -1,0 +1,111 @@
+"""What is made once is made once, and no step waits for the device or pads to the longest input
+that the model takes (trap 35).
+"""
+
+import shutil
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+
+from criteria_cli.data.formats import load_corpus
+from criteria_cli.study.messages import TrainerSetup
+from criteria_cli.study.trial import EpochReport, Event, TrialRun, Verdict
+from criteria_cli.training.loop import _Fit
+from criteria_cli.training.resident import ResidentModel
+from criteria_cli.training.tokens import TokenBatch
+from criteria_cli.training.trainer import Trainer
+
+from .architectures import MAIN, write_checkpoint
+from .conftest import toy_spec
+
+LONGEST = 512
+READS = ("item", "cpu", "numpy", "tolist", "nonzero", "__array__", "__bool__", "__float__")
+"""What makes the host wait for a tensor's values."""
+
+
+@dataclass
+class Watched:
+    """A trial of two folds and two epochs."""
+
+    epochs: list[tuple[int, int]] = field(default_factory=list)
+    widths: list[tuple[bool, int, int]] = field(default_factory=list)
+    """Of each micro-batch: whether it was trained on, its width, its longest pair."""
+    steps: int = 0
+    waited: list[str] = field(default_factory=list)
+    """Reads of what the model computed, within a step."""
+    inside: bool = False
+
+    def report(self, event: Event) -> Verdict:
+        if isinstance(event, EpochReport):
+            self.epochs.append((event.fold, event.epoch))
+        return Verdict.CONTINUE
+
+    def watch(self, patch: pytest.MonkeyPatch) -> None:
+        scores, batch = ResidentModel.scores, _Fit._batch
+
+        def measured(model: ResidentModel, tokens: TokenBatch) -> torch.Tensor:
+            longest = int(tokens.lengths.max())
+            self.widths.append((model.module.training, tokens.ids.shape[1], longest))
+            return scores(model, tokens)
+
+        def counted(fit: _Fit, *arguments: Any) -> None:
+            self.inside, self.steps = True, self.steps + 1
+            batch(fit, *arguments)
+            self.inside = False
+
+        patch.setattr(ResidentModel, "scores", measured)
+        patch.setattr(_Fit, "_batch", counted)
+        for name in READS:
+            patch.setattr(torch.Tensor, name, self._spied(name))
+
+    def _spied(self, name: str) -> Any:
+        original = getattr(torch.Tensor, name)
+
+        def read(tensor: torch.Tensor, *arguments: Any, **keywords: Any) -> Any:
+            # float64 is what the host reckons with: a batch's weight
+            if self.inside and tensor.dtype is torch.float32:
+                self.waited.append(name)
+            return original(tensor, *arguments, **keywords)
+
+        return read
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
+    """Once the trainer is ready, its checkpoint is deleted and its tokenizer broken."""
+    folder = tmp_path_factory.mktemp("resident")
+    spec = toy_spec(epochs=2)
+    data = spec.data.model_copy(update={"posts": 12})
+    path = write_checkpoint(folder / "model", MAIN["deberta-v2"], load_corpus(data, folder).texts)
+    model = spec.model.model_copy(update={"name": str(path), "max_length": LONGEST})
+    spec = spec.model_copy(update={"data": data, "model": model})
+    trainer = Trainer(TrainerSetup(spec, folder, folder / "runs", "cpu", 1))
+    shutil.rmtree(path)
+    found = Watched()
+    with pytest.MonkeyPatch.context() as patch:
+        # the part that turns text into numbers, whichever way it is called
+        patch.setattr(trainer.model(spec.model).encoder.tokenizer, "_tokenizer", None)
+        found.watch(patch)
+        outcome = trainer.run_trial(
+            spec, spec.hyperparameters(), report=found.report, run=TrialRun(0, 1, folder / "trial")
+        )
+    assert outcome.state == "complete"
+    return found
+
+
+def test_folds_and_epochs_neither_load_the_model_nor_tokenise(watched: Watched) -> None:
+    assert watched.epochs == [(1, 1), (1, 2), (2, 1), (2, 2)]
+
+
+def test_a_batch_is_as_wide_as_its_longest_pair(watched: Watched) -> None:
+    assert {training for training, _, _ in watched.widths} == {True, False}
+    for _, width, longest in watched.widths:
+        assert longest <= width < longest + 8
+        assert width < LONGEST
+
+
+def test_no_step_waits_for_the_device(watched: Watched) -> None:
+    assert watched.steps > 8
+    assert watched.waited == []

@@ -78,7 +78,7 @@ class Claimer:
             .with_for_update()  # the study's lock
         ).one()
         with opened.within(connection) as study:
-            left = self._left_behind(connection, study)
+            left = self._left_behind(connection, opened, study)
             if left is not None:
                 return left
             if row.paused is not None:
@@ -89,11 +89,10 @@ class Claimer:
                 return Nothing("finished")
             if finished + counts.get("RUNNING", 0) >= row.target:
                 return Nothing("wait")
-            opened.made_trial()
-            return self._new(connection, study)
+            return self._new(connection, opened, study)
 
-    def _new(self, connection: sa.Connection, study: optuna.Study) -> Claim:
-        trial = study.ask()
+    def _new(self, connection: sa.Connection, opened: OpenStudy, study: optuna.Study) -> Claim:
+        trial = opened.ask()
         failpoint("claim.asked")
         study.sampler = sampler_for(self.spec, trial.number)
         params = suggest(self.spec, trial)
@@ -102,7 +101,9 @@ class Claimer:
         failpoint("claim.granted")
         return Claim(lease, params, 1, None, (), None)
 
-    def _left_behind(self, connection: sa.Connection, study: optuna.Study) -> Claim | None:
+    def _left_behind(
+        self, connection: sa.Connection, opened: OpenStudy, study: optuna.Study
+    ) -> Claim | None:
         for row in self._candidates(connection):
             reported = _epochs_of(connection, self.spec.name, row.trial)
             lease = lease_rows.take(
@@ -123,7 +124,7 @@ class Claimer:
                 fail(connection, study, lease, "killed", message)
                 continue
             failpoint("claim.adopted")
-            return self._adopted(connection, study, lease, row.holder)
+            return self._adopted(connection, opened, lease, row.holder)
         return None
 
     def _candidates(self, connection: sa.Connection) -> list[sa.Row[tuple[int, int, str]]]:
@@ -180,9 +181,9 @@ class Claimer:
         )
 
     def _adopted(
-        self, connection: sa.Connection, study: optuna.Study, lease: Lease, holder: str
+        self, connection: sa.Connection, opened: OpenStudy, lease: Lease, holder: str
     ) -> Claim:
-        trial = optuna.trial.Trial(study, lease.trial_id)
+        trial = opened.adopt(lease.trial_id)
         stored = connection.execute(
             sa.select(folds.c.report)
             .where(folds.c.study == lease.study, folds.c.trial == lease.trial)

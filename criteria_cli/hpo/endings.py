@@ -21,7 +21,7 @@ from criteria_cli.hpo.clock import now
 from criteria_cli.hpo.leases import Lease, LeaseLost
 from criteria_cli.hpo.optuna_store import OpenStudy
 from criteria_cli.hpo.optuna_tables import trials, trials_of
-from criteria_cli.hpo.reports import store_fold
+from criteria_cli.hpo.reports import finished_folds, store_fold
 from criteria_cli.hpo.tables import attempts, decisions, epochs, studies
 from criteria_cli.study.trial import FoldReport
 
@@ -65,46 +65,56 @@ def finish(connection: sa.Connection, opened: OpenStudy, lease: Lease, ending: E
         if known is None:
             raise
         return known
+    _store_folds(connection, lease, ending.folds)
     with opened.within(connection) as study:
-        for fold in ending.folds:
-            store_fold(connection, lease, fold)
-        if ending.outcome == "yielded":
-            return _leave(connection, lease, "yielded")
-        if ending.outcome == "failed":
-            if ending.cause in RETRIED_CAUSES and not _stands_still(connection, lease):
-                return _leave(connection, lease, "retried", ending.cause, ending.message)
-            fail(connection, study, lease, ending.cause, ending.message)
-            return "failed"
-        _tell(connection, study, lease, ending)
-    return ending.outcome
+        became = _ended(connection, opened, study, lease, ending)
+        opened.forget(lease.trial_id)
+    return became
 
 
-def _tell(connection: sa.Connection, study: optuna.Study, lease: Lease, ending: Ending) -> None:
-    score = ending.score
-    trial = optuna.trial.Trial(study, lease.trial_id)
+def _ended(
+    connection: sa.Connection, opened: OpenStudy, study: optuna.Study, lease: Lease, ending: Ending
+) -> str:
+    if ending.outcome == "yielded":
+        return _leave(connection, lease, "yielded")
+    if ending.outcome == "failed":
+        if ending.cause in RETRIED_CAUSES and not _stands_still(connection, lease):
+            return _leave(connection, lease, "retried", ending.cause, ending.message)
+        fail(connection, study, lease, ending.cause, ending.message)
+        return "failed"
+    trial, score = opened.trial(lease.trial_id), ending.score
     trial.set_user_attr("folds", {str(fold.fold): fold.score for fold in ending.folds})
-    if ending.outcome == "complete":
-        if score is None or not math.isfinite(score):
-            fail(connection, study, lease, "nan_loss", "the score is not a number")
-            return
+    if ending.outcome == "pruned":
+        study.tell(trial, state=TrialState.PRUNED)
+    elif score is None or not math.isfinite(score):
+        fail(connection, study, lease, "nan_loss", "the score is not a number")
+        return "failed"
+    else:
         connection.execute(  # a stop that came too late did not stop it
             sa.delete(decisions).where(
                 decisions.c.study == lease.study, decisions.c.trial == lease.trial
             )
         )
         study.tell(trial, float(score))
-    else:
-        study.tell(trial, state=TrialState.PRUNED)
     failpoint("tell.told")
     _close(connection, lease, ending.outcome)
     lease_rows.end(connection, lease)
+    return ending.outcome
+
+
+def _store_folds(connection: sa.Connection, lease: Lease, ended: Sequence[FoldReport]) -> None:
+    """Write the folds whose reports have not come here."""
+    known = finished_folds(connection, lease)
+    for fold in ended:
+        if known.get(fold.fold) != fold.score:
+            store_fold(connection, lease, fold)
 
 
 def fail(
     connection: sa.Connection, study: optuna.Study, lease: Lease, cause: str, message: str
 ) -> None:
     """Fail a trial that we hold, and pause the study if its first ones all fail alike."""
-    study.tell(optuna.trial.Trial(study, lease.trial_id), state=TrialState.FAIL)
+    study.tell(lease.trial, state=TrialState.FAIL)
     _close(connection, lease, "failed", cause, message)
     lease_rows.end(connection, lease)
     if _first_all_failed(connection, lease.study, cause):

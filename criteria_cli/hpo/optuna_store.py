@@ -4,8 +4,9 @@ Optuna commits after every small step, so that a crash between two of them leave
 owner, or a report without its decision. Here all steps of one operation belong to one transaction:
 Optuna's sessions join the connection that `within` names, and their commits wait for it.
 
-Relies on Optuna 5: `RDBStorage` takes its sessions from `self.scoped_session`, and
-`optuna.trial.Trial(study, trial_id)` opens a running trial. Both are held by tests.
+Relies on Optuna 5: `RDBStorage` takes its sessions from `self.scoped_session`,
+`optuna.trial.Trial(study, trial_id)` opens a running trial, and that object answers from what it
+has read and told. All are held by tests.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class OpenStudy:
     """Optuna's study, read once and kept, whose every step joins a transaction of ours.
 
     Optuna caches trials in memory, so it is read anew after a transaction that made a trial was
-    rolled back: say `made_trial` in the transaction, and `rolled_back` or `committed` after it.
+    rolled back: say `rolled_back` or `committed` after each.
     """
 
     def __init__(self, engine: sa.Engine, name: str, pruner: optuna.pruners.BasePruner) -> None:
@@ -78,6 +79,8 @@ class OpenStudy:
         self._pruner = pruner
         self._study: optuna.Study | None = None
         self._unsure = False
+        self._trials: dict[int, optuna.trial.Trial] = {}
+        """Those we hold leases of, by Optuna's key: nobody else writes to them."""
 
     @contextmanager
     def within(self, connection: sa.Connection) -> Iterator[optuna.Study]:
@@ -89,14 +92,43 @@ class OpenStudy:
                 )
             yield self._study
 
-    def made_trial(self) -> None:
-        """The transaction has made a trial."""
+    # The rest is called within `within` alone.
+
+    def ask(self) -> optuna.trial.Trial:
+        """Make a trial, ours."""
+        assert self._study is not None
         self._unsure = True
+        trial = self._study.ask()
+        self._trials[trial._trial_id] = trial  # noqa: SLF001
+        return trial
+
+    def adopt(self, trial_id: int) -> optuna.trial.Trial:
+        """A running trial that has become ours, as it stands now."""
+        self.forget(trial_id)
+        return self.trial(trial_id)
+
+    def trial(self, trial_id: int) -> optuna.trial.Trial:
+        """A running trial of ours, read once."""
+        if trial_id not in self._trials:
+            assert self._study is not None
+            self._trials[trial_id] = optuna.trial.Trial(self._study, trial_id)
+        return self._trials[trial_id]
+
+    def report(self, trial_id: int, value: float, step: int) -> None:
+        """As `Trial.report`, which warns about and leaves out a step that was told before."""
+        trial = self.trial(trial_id)
+        trial.storage.set_trial_intermediate_value(trial_id, step, value)
+        trial._cached_frozen_trial.intermediate_values[step] = value  # noqa: SLF001
+
+    def forget(self, trial_id: int) -> None:
+        """The trial has left us."""
+        self._trials.pop(trial_id, None)
 
     def rolled_back(self) -> None:
         """The transaction did not happen, or nobody knows."""
         if self._unsure:
             self._study = None
+        self._trials.clear()
         self._unsure = False
 
     def committed(self) -> None:

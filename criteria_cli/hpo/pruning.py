@@ -72,6 +72,12 @@ def reads_epochs(spec: StudySpec) -> bool:
     return spec.pruner.type.startswith("racing")
 
 
+def reads_complete(spec: StudySpec) -> bool:
+    """Whether a rule of this definition compares with trials that ran to the end; if not, and if no
+    rule reads epochs, `Scores` need hold the trial's own alone."""
+    return spec.pruner.patience is not None and spec.pruner.patience.against == "incumbent"
+
+
 def asks(spec: StudySpec, event: EpochReport | FoldReport) -> bool:
     """Whether any rule of this definition looks at such a report; if not, the trial goes on."""
     if isinstance(event, FoldReport) or _step(spec, event) is not None:

@@ -6,7 +6,6 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-import optuna
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
@@ -39,18 +38,15 @@ def record(
     lease_rows.hold(connection, lease)
     _store(connection, lease, event)
     failpoint("report.stored")
-    finished = _finished_folds(connection, lease)
-    told = pruning.reported(spec, event, finished)
     if not pruning.asks(spec, event):
         return pruning.GO_ON
+    told = pruning.reported(spec, event, finished_folds(connection, lease))
     with opened.within(connection) as study:
-        trial = optuna.trial.Trial(study, lease.trial_id)
+        trial = opened.trial(lease.trial_id)
         if told is not None:
-            value, step = told
-            # Not `trial.report`, which warns about and leaves out a step that was told before.
-            trial.storage.set_trial_intermediate_value(lease.trial_id, step, value)
-            trial = optuna.trial.Trial(study, lease.trial_id)
-        decision = pruning.judge(study, trial, spec, _history(connection, spec), event)
+            opened.report(lease.trial_id, *told)
+        history = _history(connection, spec, lease.trial)
+        decision = pruning.judge(study, trial, spec, history, event)
     if decision.stop:
         _store_decision(connection, lease, event, decision)
     return decision
@@ -132,7 +128,8 @@ def _key(lease: Lease) -> dict[str, Any]:
     return {"study": lease.study, "trial": lease.trial}
 
 
-def _finished_folds(connection: sa.Connection, lease: Lease) -> dict[int, float]:
+def finished_folds(connection: sa.Connection, lease: Lease) -> dict[int, float]:
+    """Scores of a trial's finished folds, by number."""
     rows = connection.execute(
         sa.select(folds.c.fold, folds.c.score).where(
             folds.c.study == lease.study, folds.c.trial == lease.trial
@@ -141,28 +138,27 @@ def _finished_folds(connection: sa.Connection, lease: Lease) -> dict[int, float]
     return {int(fold): float(score) for fold, score in rows}
 
 
-def _history(connection: sa.Connection, spec: StudySpec) -> Scores:
-    """Scores of all trials, as far as this definition's rules read them."""
-    listed = connection.execute(
-        trials_of(spec.name).with_only_columns(trials.c.number, sa.cast(trials.c.state, sa.String))
+def _history(connection: sa.Connection, spec: StudySpec, own: int) -> Scores:
+    """Scores of the trials that this definition's rules read, the trial's own among them."""
+    listed = trials_of(spec.name)
+    if not pruning.reads_epochs(spec):
+        wanted = trials.c.number == own
+        if pruning.reads_complete(spec):
+            wanted = sa.or_(wanted, trials.c.state == sa.literal_column("'COMPLETE'"))
+        listed = listed.where(wanted)
+    states = listed.with_only_columns(trials.c.number, sa.cast(trials.c.state, sa.String))
+    numbers = listed.with_only_columns(trials.c.number)
+    of_folds = sa.select(folds.c.trial, folds.c.fold, folds.c.score).where(
+        folds.c.study == spec.name, folds.c.trial.in_(numbers)
     )
-    of_folds = connection.execute(
-        sa.select(folds.c.trial, folds.c.fold, folds.c.score).where(folds.c.study == spec.name)
+    of_epochs = sa.select(epochs.c.trial, epochs.c.fold, epochs.c.epoch, epochs.c.score).where(
+        epochs.c.study == spec.name
     )
     count = most_epochs(spec) if pruning.reads_epochs(spec) else 0
-    of_epochs = (
-        connection.execute(
-            sa.select(epochs.c.trial, epochs.c.fold, epochs.c.epoch, epochs.c.score).where(
-                epochs.c.study == spec.name
-            )
-        )
-        if count
-        else ()
-    )
     return Scores.from_rows(
-        [tuple(row) for row in listed],
-        [tuple(row) for row in of_folds],
-        [tuple(row) for row in of_epochs],
+        [tuple(row) for row in connection.execute(states)],
+        [tuple(row) for row in connection.execute(of_folds)],
+        [tuple(row) for row in connection.execute(of_epochs)] if count else (),
         fold_count=spec.validation.fold_count,
         epoch_count=count,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -37,19 +38,26 @@ _PASSING_SQLITE = ("locked", "busy", "full", "disk i/o", "unable to open", "read
 
 def database_error(error: BaseException) -> BaseException | None:
     """The driver's own error behind what SQLAlchemy or Optuna raised, if it is about the store."""
-    seen: BaseException | None = error
-    while seen is not None:
+    for seen in _chain(error):
         if isinstance(seen, sa.exc.DBAPIError) and seen.orig is not None:
             return seen.orig
         if isinstance(seen, (sqlite3.Error, *_BROKEN)):
             return seen
-        seen = seen.__cause__
     return None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and those before it. Optuna goes on after a first one, in `finally`, with the
+    transaction that it broke."""
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
 
 
 def is_passing(error: BaseException) -> bool:
     """Whether the same statement may succeed later: the store is away, busy or full."""
-    if isinstance(error, Injected):
+    if any(isinstance(seen, Injected) for seen in _chain(error)):
         return True
     found = database_error(error)
     if found is None:

@@ -187,6 +187,35 @@ def test_a_statement_that_fails_once_changes_nothing(
     assert not harmed, f"of {calm.seen} statements these did harm: {harmed}"
 
 
+@pytest.mark.fault(30)
+def test_telling_survives_the_failure_of_each_of_its_statements(
+    fresh: Callable[[str], str],
+) -> None:
+    """Optuna goes on after some errors, in `finally`, and then raises a second one."""
+    place = 0
+    while True:
+        place += 1
+        desk, faults = Desk(fresh("sqlite"), SPEC), Faults(place)
+        lease = desk.take().lease
+        faults.watch(desk.engine)
+        thread = StoreThread(
+            desk.url, desk.engine, desk.opened, away=lambda _: None, back=lambda *_: None
+        )
+        try:
+            ending = Ending("complete", tuple(FoldReport(n, 0.5, 1, 2) for n in (1, 2, 3)))
+            told = thread.submit(lambda c, o: finish(c, o, lease, ending))  # noqa: B023
+            assert told.result(60) == "complete", place
+            hit, faults.at = faults.seen >= place, 0
+            assert desk.states() == ["COMPLETE"]
+            assert desk.rows("select count(*) from criteria_folds") == [(FOLDS,)]
+        finally:
+            thread.stop(5)
+            desk.close()
+        if not hit:
+            break
+    assert place > 20
+
+
 CRASHER = """
 import os, sys
 from test_statements import Faults, run_study

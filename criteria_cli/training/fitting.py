@@ -2,9 +2,9 @@
 
 At one length the requested bytes are exactly linear in the rows, so two steps give the line and
 bisection would only waste steps. What the allocator reserves lies above the line by an amount that
-is not linear; it is learnt from the steps that verify. A size is the answer when a real step of it
-stayed within the cap and one more row would not: because the line alone is above the cap, or
-because it was tried.
+is not linear, least of all where it takes whole segments; it is learnt from the steps that verify.
+A size is the answer when a real step of it stayed within the cap and one more row would not:
+because the line alone is above the cap, or because it was tried.
 """
 
 from __future__ import annotations
@@ -153,11 +153,17 @@ class _Search:
             # the line alone excludes all above this, whatever the allocator does
             top = min(high - 1, int((self.cap - line.base) / line.row))
             reach = min(top, int((self.cap - reserved.base) / reserved.row))
+            if self.allocator != "expandable":
+                # whole segments are kept: few rows reserve a larger share than many need
+                reach = top - max(0, top - reach) // 4
             if len(self.trained) == 1:
                 # far enough that a bend near the first row does not matter, and inside the cap
                 rows = max(2, min(_SECOND_ROWS, 1 + reach // 2))
             elif downs:
-                rows = max(low.rows + 1, high - (1 << downs - 1))  # back by 1, then 2, 4, ...
+                # back by 1, then 2, 4, ...; where little is left, to its middle at once
+                middle = low.rows + (high - low.rows) // 2
+                little = high - low.rows <= low.rows // 8
+                rows = middle if little else max(middle, high - (1 << downs - 1))
             elif top <= low.rows:
                 break
             elif reach > low.rows:
@@ -173,8 +179,6 @@ class _Search:
                 low = seen
             else:
                 high, downs = rows, downs + 1
-                if rows - low.rows <= 4:
-                    downs = 1
         return line, low
 
     def _does_not_fit(self) -> MachineError:
@@ -239,13 +243,15 @@ class _Search:
             line = _through(few.rows, few.requested, more.rows, more.requested, steepest)
             reserved = _through(few.rows, few.reserved, more.rows, more.reserved, 2 * steepest)
             proven = more
-        # nearly the most that the line admits: an exact maximum gains nothing here
-        rows = min(EVALUATION_ROWS, int(0.97 * (self.cap - reserved.base) / reserved.row))
+        # nearly the most that the lines admit: an exact maximum gains nothing here
+        admitted = min((self.cap - each.base) / each.row for each in (line, reserved))
+        rows, back = min(EVALUATION_ROWS, int(0.97 * admitted)), 0.1
         while rows > proven.rows:
             seen = self._evaluate(rows, self.length)
             if seen.fits:
                 proven = seen
-            rows = max(proven.rows, int(0.9 * rows))
+            rows = max(proven.rows, int((1 - back) * rows + back * proven.rows))
+            back = 0.5
         points = [(self.length, line.row)]
         short = padded_length(self.length // 4, self.length)
         if short < self.length:

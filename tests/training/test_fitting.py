@@ -57,7 +57,11 @@ class PaperCard:
         return max(self.flat, self.base + rows * per_row + self.kernels(rows))
 
     def reserved(self, rows: int, length: int) -> float:
-        return math.ceil(self.requested(rows, length) * (1 + self.gaps) / self.page) * self.page
+        return self._above(self.requested(rows, length), rows)
+
+    def _above(self, requested: float, rows: int) -> float:
+        del rows
+        return math.ceil(requested * (1 + self.gaps) / self.page) * self.page
 
     def holds(self, rows: int, length: int) -> bool:
         return self.reserved(rows, length) * MIB <= self.cap
@@ -72,7 +76,7 @@ class PaperCard:
     def _measure(self, rows: int, length: int, requested: float, optimizer: float) -> Measurement:
         self.before_each(self)
         self.tried.append((rows, length))
-        reserved = math.ceil(requested * (1 + self.gaps) / self.page) * self.page
+        reserved = self._above(requested, rows)
         fits = reserved * MIB <= self.cap
         failed = not fits and not self.spills
         return Measurement(
@@ -121,6 +125,24 @@ def test_two_to_four_steps_and_at_most_one_error(gib: int, gaps: float) -> None:
     fit = fitted(PaperCard(total=gib * 1024, gaps=gaps))
     assert 2 <= fit.steps <= 4
     assert fit.ooms <= 1
+
+
+@dataclass
+class SegmentCard(PaperCard):
+    """Keeps whole segments: few rows reserve a larger share than many (simulated: 14 % to 1 %)."""
+
+    def _above(self, requested: float, rows: int) -> float:
+        kept = 500.0 if rows < 3 else 700.0 if rows < 12 else 250.0 + 2.0 * rows
+        return math.ceil((requested + kept) / self.page) * self.page
+
+
+@pytest.mark.parametrize("gib", [6, 8, 10, 11, 12, 16, 20, 24, 32, 40, 48])
+def test_segments_kept_for_few_rows_do_not_mislead(gib: int) -> None:
+    card = SegmentCard(total=gib * 1024)
+    fit = fitted(card, allocator="segments")
+    assert fit.train_rows == card.most()
+    assert 2 <= fit.steps <= 6
+    assert fit.ooms <= 3
 
 
 @given(gib=st.floats(6.0, 80.0), flat=st.floats(3000.0, 4600.0))

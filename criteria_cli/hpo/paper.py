@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from criteria_cli.hpo import figures
+from criteria_cli.hpo import figures, fold_figures, work_figures
 from criteria_cli.hpo.report_facts import StudyRecord
 
 DPI = 200
@@ -33,12 +33,17 @@ def pictures(record: StudyRecord) -> Iterator[tuple[str, bytes]]:
         "curves": _curves,
         "spread": _spread,
         "criteria": _criteria,
+        "calibration": _calibration,
+        "slices": _slices,
         "pruning": _pruning,
+        "timeline": _timeline,
+        "cost": _cost,
     }
     with mpl.rc_context(_STYLE):
         for key, draw in drawings.items():
             figure = Figure(figsize=SIZE, layout="constrained")
-            if draw(record, figure.add_subplot()):
+            axes = figure.add_subplot()
+            if draw(record, axes):
                 content = io.BytesIO()
                 figure.savefig(content, format="png", dpi=DPI)
                 yield key, content.getvalue()
@@ -69,7 +74,7 @@ def _importance(record: StudyRecord, axes: Any) -> bool:
 
 
 def _curves(record: StudyRecord, axes: Any) -> bool:
-    figure = figures.curves(record)
+    figure = fold_figures.curves(record)
     if figure is None:
         return False
     for trace in figure.data:
@@ -85,7 +90,7 @@ def _curves(record: StudyRecord, axes: Any) -> bool:
 
 def _spread(record: StudyRecord, axes: Any) -> bool:
     scores = record.fold_scores()
-    best = [trial.number for trial in record.complete[: figures.LEADERS]]
+    best = [trial.number for trial in record.complete[: fold_figures.LEADERS]]
     shown = [number for number in best if len(scores.get(number, [])) > 1]
     if not shown:
         return False
@@ -99,7 +104,7 @@ def _spread(record: StudyRecord, axes: Any) -> bool:
 
 
 def _criteria(record: StudyRecord, axes: Any) -> bool:
-    figure = figures.criteria(record)
+    figure = fold_figures.criteria(record)
     if figure is None:
         return False
     trace = figure.data[0]
@@ -110,7 +115,7 @@ def _criteria(record: StudyRecord, axes: Any) -> bool:
 
 
 def _pruning(record: StudyRecord, axes: Any) -> bool:
-    figure = figures.pruning(record)
+    figure = fold_figures.pruning(record)
     if figure is None:
         return False
     bottom = [0.0] * len(figure.data[0].x)
@@ -119,4 +124,72 @@ def _pruning(record: StudyRecord, axes: Any) -> bool:
         bottom = [low + high for low, high in zip(bottom, trace.y, strict=True)]
     axes.set(ylabel="trials stopped")
     axes.legend()
+    return True
+
+
+def _calibration(record: StudyRecord, axes: Any) -> bool:
+    bins = fold_figures.reliability(record)
+    if not bins:
+        return False
+    said, true, counts = zip(*bins, strict=True)
+    axes.plot([0, 1], [0, 1], ":", color=figures.OTHER)
+    axes.plot(said, true, color=figures.BEST)
+    sizes = [fold_figures.dot_size(count, max(counts)) ** 2 / 2 for count in counts]
+    axes.scatter(said, true, sizes, color=figures.BEST)
+    axes.text(0.02, 0.95, f"expected calibration error {fold_figures.calibration_error(bins):.3f}")
+    axes.set(xlabel="predicted probability", ylabel="share that is positive")
+    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    return True
+
+
+def _slices(record: StudyRecord, axes: Any) -> bool:
+    """A small plot per parameter in the place of the one that was given."""
+    complete = sorted(record.complete, key=lambda trial: trial.number)
+    names = sorted({name for trial in complete for name in trial.params})
+    if len(complete) < 2 or not names:
+        return False
+    figure = axes.figure
+    axes.remove()
+    columns = min(4, len(names))
+    rows = -(-len(names) // columns)
+    figure.set_size_inches(SIZE[0], 1.7 * rows + 0.4)
+    for place, name in enumerate(names, 1):
+        small = figure.add_subplot(rows, columns, place)
+        having = [trial for trial in complete if name in trial.params]
+        values = [trial.params[name] for trial in having]
+        distribution: Any = having[0].distributions[name]
+        if not all(type(value) in (int, float) for value in values):
+            values = [str(value) for value in values]
+        elif getattr(distribution, "log", False):
+            small.set_xscale("log")
+        scores = [trial.value for trial in having]
+        small.scatter(values, scores, 8, c=range(len(having)), cmap="Greens", vmin=-3)
+        small.set_xlabel(name, fontsize=7)
+        small.tick_params(labelsize=6)
+        if place % columns == 1 or columns == 1:
+            small.set_ylabel(record.metric, fontsize=7)
+    return True
+
+
+def _timeline(record: StudyRecord, axes: Any) -> bool:
+    figure = work_figures.timeline(record)
+    if figure is None:
+        return False
+    for trace in figure.data:
+        axes.barh(
+            trace.y, trace.x, left=trace.base, color=trace.marker.color, edgecolor="white",
+            linewidth=0.5, label=trace.name,
+        )  # fmt: skip
+    axes.set(xlabel=figure.layout.xaxis.title.text)
+    axes.legend()
+    return True
+
+
+def _cost(record: StudyRecord, axes: Any) -> bool:
+    figure = work_figures.cost(record)
+    if figure is None:
+        return False
+    trace = figure.data[0]
+    axes.bar(trace.x, trace.y, color=trace.marker.color)
+    axes.set(ylabel=figure.layout.yaxis.title.text)
     return True

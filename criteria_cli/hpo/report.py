@@ -202,7 +202,7 @@ def _leaders(found: StudyStatus) -> str:
 
 
 def _plots(record: StudyRecord) -> Iterable[str]:
-    from criteria_cli.hpo.figures import PLOTS
+    from criteria_cli.hpo.plots import PLOTS
 
     for plot in PLOTS:
         figure = plot.draw(record)

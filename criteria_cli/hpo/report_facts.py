@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,8 @@ class FoldFact:
     epochs: int
     per_criterion: Mapping[str, Mapping[str, float]]
     costs: Mapping[str, float]
+    reliability: Sequence[Sequence[float]] = ()
+    """By predicted probability, in bins: pairs, their mean probability, their positives."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,7 @@ def _folds(connection: sa.Connection, name: str) -> tuple[FoldFact, ...]:
                 epochs=row.epochs,
                 per_criterion=report.get("per_criterion") or {},
                 costs=report.get("costs") or {},
+                reliability=report.get("reliability") or (),
             )
         )
     return tuple(found)

@@ -6,7 +6,7 @@ the trainer, which knows torch and no Optuna. Folds and epochs count from 1 ever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -85,6 +85,8 @@ class FoldReport:
     per_criterion: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     costs: Mapping[str, float] = field(default_factory=dict)
     """Seconds per phase, examples per second, share of padding."""
+    reliability: Sequence[Sequence[float]] = ()
+    """By predicted probability, in bins: pairs, their mean probability, their positives."""
 
 
 Event = Progress | EpochReport | FoldReport

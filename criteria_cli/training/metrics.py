@@ -33,6 +33,8 @@ class Metrics:
     """The first six, pairs and positives of each criterion, by its id."""
     collapsed: bool
     """Whether the model gives every pair the same score."""
+    reliability: tuple[tuple[int, float, int], ...] = ()
+    """See `reliability_bins`."""
 
     def value(self, metric: str) -> float:
         """The study's metric: `f1`, `macro_f1` or `average_precision`."""
@@ -73,7 +75,28 @@ def measure(
         "all_positive_f1": _ratio(2 * prevalence, 1 + prevalence),
     }
     collapsed = scores.size > 1 and float(np.ptp(scores)) < COLLAPSED
-    return Metrics(pooled, per_criterion, collapsed)
+    return Metrics(pooled, per_criterion, collapsed, reliability_bins(scores, positive))
+
+
+def reliability_bins(
+    scores: Floats, positive: NDArray[np.bool_], bins: int = 10
+) -> tuple[tuple[int, float, int], ...]:
+    """What a reliability diagram shows (DeGroot and Fienberg, 1983).
+
+    Returns:
+        For each bin of equal width in probability that holds a pair: pairs, their mean
+        probability, and how many of them are positive.
+    """
+    probabilities = 0.5 + 0.5 * np.tanh(scores.astype(np.float64) / 2)
+    place = np.minimum((probabilities * bins).astype(int), bins - 1)
+    return tuple(
+        (
+            int((place == number).sum()),
+            float(probabilities[place == number].mean()),
+            int(positive[place == number].sum()),
+        )
+        for number in np.unique(place)
+    )
 
 
 def _of(scores: Floats, positive: NDArray[np.bool_], called: NDArray[np.bool_]) -> dict[str, float]:

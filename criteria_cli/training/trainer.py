@@ -184,7 +184,8 @@ class Trainer:
                 )
         finally:
             self._tell(loaded.admission)
-        return replace(result, costs={**result.costs, **rewritten.counts()})
+        counts = rewritten.counts(seed, fold, result.epochs)
+        return replace(result, costs={**result.costs, **counts})
 
     def _rewritten(self, hyperparameters: Hyperparameters, train: Integers) -> Rewritten:
         examples = self.examples(hyperparameters.model)
@@ -336,6 +337,7 @@ def _fold_report(fold: Fold, result: FitResult) -> FoldReport:
         metrics={**result.metrics.pooled, "collapsed": float(result.metrics.collapsed)},
         per_criterion=result.metrics.per_criterion,
         costs=result.costs,
+        reliability=result.metrics.reliability,
     )
 
 

@@ -14,8 +14,9 @@ from typing import Any
 import optuna
 import pytest
 
-from criteria_cli.hpo import figures
+from criteria_cli.hpo import fold_figures, work_figures
 from criteria_cli.hpo.paper import pictures
+from criteria_cli.hpo.plots import PLOTS
 from criteria_cli.hpo.report_facts import (
     AttemptFact,
     CutFact,
@@ -80,7 +81,7 @@ def test_it_is_one_private_file_that_may_ask_nobody(reported: Path) -> None:
     assert "default-src 'none'" in page
     assert not re.search(r"<(script|link|img|iframe)[^>]+(src|href)\s*=", page)
     assert "<script>evil()" not in page
-    for plot in figures.PLOTS:
+    for plot in PLOTS:
         assert f'id="{plot.key}"' in page
     for key in ("history", "importance", "parallel", "slices", "curves", "spread", "timeline"):
         assert f'id="plot-{key}"' in page
@@ -184,6 +185,7 @@ def record(trials: int = 6) -> StudyRecord:
             epochs=3,
             per_criterion={"A.1": {"f1": 0.6 + 0.1 * fold}, "A.2": {"f1": 0.4}},
             costs={"train_s": 2.0, "eval_s": 0.5, "examples_per_s": 99.0},
+            reliability=((80, 0.05, 4), (20, 0.75, 10)),
         )
         for number in range(trials)
         for fold in (1, 2)
@@ -206,29 +208,38 @@ def record(trials: int = 6) -> StudyRecord:
 
 def test_every_plot_is_drawn_from_a_full_record() -> None:
     full = record()
-    assert all(plot.draw(full) is not None for plot in figures.PLOTS)
+    assert all(plot.draw(full) is not None for plot in PLOTS)
     assert {key for key, _ in pictures(full)} == {
-        "history", "importance", "curves", "spread", "criteria", "pruning",
+        "history", "importance", "curves", "spread", "criteria", "calibration", "slices",
+        "pruning", "timeline", "cost",
     }  # fmt: skip
 
 
 def test_no_plot_needs_more_than_the_study_has() -> None:
     empty = replace(record(0), folds=(), epochs=(), attempts=(), cuts=())
-    assert all(plot.draw(empty) is None for plot in figures.PLOTS)
+    assert all(plot.draw(empty) is None for plot in PLOTS)
     assert list(pictures(empty)) == []
     for trials in (1, 2, 3):
-        for plot in figures.PLOTS:
+        for plot in PLOTS:
             plot.draw(record(trials))
 
 
 def test_bars_show_the_mean_and_reach_from_lowest_to_highest() -> None:
-    bars = figures.criteria(record()).data[0]
+    bars = fold_figures.criteria(record()).data[0]
     assert list(bars.x) == ["A.1", "A.2"]
     assert bars.y == pytest.approx((0.75, 0.4))
     assert bars.error_y.array == pytest.approx((0.05, 0.0))
     assert bars.error_y.arrayminus == pytest.approx((0.05, 0.0))
 
 
+def test_probabilities_are_pooled_over_the_best_trials_folds() -> None:
+    bins = fold_figures.reliability(record())
+    assert bins == [(pytest.approx(0.05), 0.05, 160), (pytest.approx(0.75), 0.5, 40)]
+    assert fold_figures.calibration_error(bins) == pytest.approx(0.05)
+    old = replace(record(), folds=tuple(replace(fold, reliability=()) for fold in record().folds))
+    assert fold_figures.calibration(old) is None, "a trainer before this one reported none"
+
+
 def test_time_is_summed_over_folds_and_rates_are_not() -> None:
-    bars = figures.cost(record()).data[0]
+    bars = work_figures.cost(record()).data[0]
     assert dict(zip(bars.x, bars.y, strict=True)) == {"train": 24.0, "eval": 6.0}

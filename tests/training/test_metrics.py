@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as reference
 
 from criteria_cli.errors import TrialFailed
-from criteria_cli.training.metrics import measure
+from criteria_cli.training.metrics import measure, reliability_bins
 
 CRITERIA = ("A.1", "A.2", "A.3")
 
@@ -82,3 +82,16 @@ def test_scores_are_judged_in_float32() -> None:
     scores = np.array([1e-4, -1e-4])
     metrics = measure(1.0 + scores, np.array([1, 0]), np.array([0, 0]), ("A.1",), threshold=1.0)
     assert metrics.pooled["f1"] == 1.0
+
+
+def test_reliability_bins_agree_with_scikit_learn() -> None:
+    from sklearn.calibration import calibration_curve
+
+    scores, labels, _ = _case(3, 400, ties=False)
+    bins = reliability_bins(scores, labels == 1)
+    shares, said = calibration_curve(labels, 1 / (1 + np.exp(-scores)), n_bins=10)
+    assert sum(pairs for pairs, _, _ in bins) == 400
+    assert [positives / pairs for pairs, _, positives in bins] == pytest.approx(shares)
+    assert [probability for _, probability, _ in bins] == pytest.approx(said, rel=1e-5)
+    sure = reliability_bins(np.array([1e4, -1e4], dtype=np.float32), np.array([True, False]))
+    assert sure == ((1, 0.0, 0), (1, 1.0, 1))

@@ -55,6 +55,7 @@ from criteria_cli.hpo.trouble import store_error
 from criteria_cli.hpo.url import StoreUrl, read_url
 from criteria_cli.hpo.worker import Worker, WorkerPlan
 from criteria_cli.study.files import Definition
+from criteria_cli.study.log_lines import log_formatter
 from criteria_cli.study.messages import TrainerSetup
 from criteria_cli.study.spec import StudySpec
 
@@ -347,11 +348,7 @@ class _QuietHandler(logging.handlers.WatchedFileHandler):
 def _logging_to(path: Path) -> Iterator[Path]:
     """Write our log lines to the study's file; a file that is moved away is opened anew."""
     handler = _QuietHandler(path, encoding="utf-8")
-    formatter = logging.Formatter(
-        "%(asctime)s.%(msecs)03dZ %(levelname)s %(threadName)s %(message)s", "%Y-%m-%dT%H:%M:%S"
-    )
-    formatter.converter = time.gmtime
-    handler.setFormatter(formatter)
+    handler.setFormatter(log_formatter())
     logger = logging.getLogger("criteria_cli")
     level = logger.level
     logger.addHandler(handler)

@@ -11,6 +11,7 @@ import ctypes
 import errno
 import faulthandler
 import json
+import logging
 import os
 import queue
 import signal
@@ -23,6 +24,7 @@ from typing import Protocol
 
 from criteria_cli.errors import CriteriaError, MachineError, TrialFailed, UsageError
 from criteria_cli.failpoints import failpoint
+from criteria_cli.study.log_lines import log_formatter
 from criteria_cli.study.messages import (
     Answer,
     Ended,
@@ -158,6 +160,7 @@ def serve(make: MakeTrainer, arguments: list[str]) -> None:
     answers, parent, silence_s = int(arguments[0]), int(arguments[1]), float(arguments[2])
     _die_with(parent)
     os.umask(0o077)
+    _log_to_standard_error()
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     for ignored in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
@@ -220,6 +223,15 @@ def _die_with(parent: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(0)  # it ended before the line above
+
+
+def _log_to_standard_error() -> None:
+    """Our own lines, which the supervisor has put into the study's log."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(log_formatter())
+    logger = logging.getLogger("criteria_cli")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
 
 
 def _since_boot() -> float:

@@ -79,6 +79,9 @@ class TrainingLines:
 
     def _fold(self, event: FoldReport) -> None:
         facts = f"{score(event.score)}, best epoch {event.best_epoch} of {event.epochs}"
+        replaced = event.costs.get("augmentations_applied")
+        if replaced is not None:
+            facts += f", {replaced:.0f} times a rewritten post"
         if event.fold <= self._folds:
             self._line(f"{self._name(event.fold)}  {self._metric} {facts}")
         else:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from criteria_cli.cli.layout import Column, Line, Row, Span, line, table
-from criteria_cli.cli.words import cleaned, duration
+from criteria_cli.cli.layout import Column, Line, Row, Span, line, table, wrapped
+from criteria_cli.cli.words import cleaned, count, duration
 from criteria_cli.study.final import TrainedModel
 
 TRAIN_SCHEMA = "criteria.train/1"
@@ -29,18 +29,43 @@ def document(model: TrainedModel) -> dict[str, Any]:
         "metrics": dict(model.metrics),
         "per_criterion": {key: dict(values) for key, values in model.per_criterion.items()},
         "folds": [dict(fold) for fold in model.folds],
+        "cut_share": model.report["data"]["cut_share"],
         "elapsed_s": model.seconds,
     }
 
 
 def model_screen(model: TrainedModel, width: int | None) -> list[Line]:
-    """Pooled metrics, then each criterion's."""
+    """Pooled metrics, then each criterion's, then what else must be known of them."""
     lines = [*_pooled(model.metrics, width), line(), *_per_criterion(model.per_criterion, width)]
-    baseline = model.metrics["nested"].get("all_positive_f1")
-    if baseline is not None:
-        lines += [line(), line(f"calling every pair positive has F1 {baseline:.3f}")]
-    lines.append(line(f"trained in {duration(model.seconds)}"))
+    lines.append(line())
+    for sentence in _remarks(model):
+        lines += wrapped(sentence, width)
+    collapsed = model.metrics["collapsed_folds"]
+    if collapsed:
+        sentence = (
+            f"in {count(len(collapsed), 'fold')} of {len(model.folds)} the model says the same of "
+            "every pair: it learnt nothing there, do not use it"
+        )
+        lines += [line(Span(each.text, "bad")) for each in wrapped(sentence, width)]
     return lines
+
+
+def _remarks(model: TrainedModel) -> list[str]:
+    baseline = model.metrics["nested"]["all_positive_f1"]
+    remarks = [f"calling every pair positive has F1 {baseline:.3f}"]
+    evidence = model.metrics["evidence"]
+    if evidence:
+        remarks.append(
+            f"of {count(evidence['pairs'], 'positive pair')} the heaviest sentence is an annotated "
+            f"one in {evidence['precision_at_1']:.1%}, by chance in {evidence['chance']:.1%}"
+        )
+    replaced = sum(fold["augmentation"].get("augmentations_applied", 0) for fold in model.folds)
+    if replaced:
+        remarks.append(f"{replaced:.0f} times a rewritten post stood in for one of a positive pair")
+    cut = model.report["data"]["cut_share"]
+    if cut:
+        remarks.append(f"{cut:.1%} of the pairs were cut to fit")
+    return [*remarks, f"trained in {duration(model.seconds)}"]
 
 
 def _pooled(metrics: Mapping[str, Any], width: int | None) -> list[Line]:

@@ -47,8 +47,8 @@ class TrainedModel:
 
     model_dir: Path
     metrics: Mapping[str, Any]
-    """`nested`, `optimistic` and `search`: estimates by how honest they are, see
-    `docs/models.md`."""
+    """`nested`, `optimistic` and `search`: estimates by how honest they are, see `docs/models.md`;
+    beside them `intervals`, `evidence` (None without annotations) and `abstaining`."""
     per_criterion: Mapping[str, Mapping[str, Any]]
     """The nested estimate by criterion id, with intervals."""
     folds: tuple[Mapping[str, Any], ...] = ()

@@ -23,6 +23,14 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+COUNTS = (
+    "augmented_pairs",
+    "augmented_variants",
+    "augmentations_applied",
+    "evidence_found_share",
+)
+"""What a fold's costs say of augmentation, where it is on."""
+
 
 class Variants:
     """Makes variants once for each training part and way of rewriting, and keeps them.
@@ -92,16 +100,17 @@ class Rewritten:
     augmented: Augmented | None = None
     made: Augmentation | None = None
 
-    def counts(self) -> dict[str, float]:
-        """What was found and applied, for the fold's report."""
+    def counts(self, seed: int, fold: int, epochs: int) -> dict[str, float]:
+        """What was found, and applied in so many epochs, for the fold's report."""
         if self.augmented is None or self.made is None:
             return {}
-        return {
-            "augmented_pairs": len(self.made.texts),
-            "augmented_variants": self.made.variants,
-            "augmentations_applied": self.augmented.applied,
-            "evidence_found_share": self.made.found_share,
-        }
+        counts = (
+            len(self.made.texts),
+            self.made.variants,
+            self.augmented.applied(seed, fold, epochs),
+            self.made.found_share,
+        )
+        return dict(zip(COUNTS, counts, strict=True))
 
 
 def rewritten(

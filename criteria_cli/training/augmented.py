@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from criteria_cli.training.seeds import generator
 from criteria_cli.training.tokens import Integers
+
+Flags = NDArray[np.bool_]
+Floats = NDArray[np.float64]
 
 
 class Augmented:
@@ -17,9 +21,6 @@ class Augmented:
         post: (corpus pairs,) each pair's own post, a row of the token store.
         variants: rows of the token store that may stand in for a pair's post, by pair.
         probability: how often, per pair with variants and epoch, one of them does.
-
-    Attributes:
-        applied: how often one did, so far.
     """
 
     def __init__(
@@ -35,7 +36,6 @@ class Augmented:
             self._count[pair] = len(own)
             rows.extend(map(int, own))
         self._rows = np.array(rows, dtype=np.int64)
-        self.applied = 0
 
     def posts(self, pairs: Integers, position: tuple[int, int, int]) -> Integers:
         """(pairs,) the row of the post that each pair has in this epoch.
@@ -43,14 +43,26 @@ class Augmented:
         Args:
             position: the trial's seed, the fold and the epoch.
         """
-        numbers = generator("augmentation", *position)
-        # drawn for every pair of the corpus, so that a pair's draw does not hang on the others
-        chance = numbers.random(len(self._post))[pairs]
-        which = numbers.random(len(self._post))[pairs]
+        chosen, which = self._draw(position)
         posts = self._post[pairs]
-        chosen = (self._count[pairs] > 0) & (chance < self._probability)
-        taken = pairs[chosen]
-        offset = (which[chosen] * self._count[taken]).astype(np.int64)
-        posts[chosen] = self._rows[self._first[taken] + offset]
-        self.applied += int(chosen.sum())
+        taken = pairs[chosen[pairs]]
+        offset = (which[taken] * self._count[taken]).astype(np.int64)
+        posts[chosen[pairs]] = self._rows[self._first[taken] + offset]
         return posts
+
+    def applied(self, seed: int, fold: int, epochs: int) -> int:
+        """How often a variant stood in for a post in the first `epochs` epochs.
+
+        Worked out anew, so that it counts the epochs of an earlier process too. Pairs with variants
+        are positive, and an epoch leaves out none of these.
+        """
+        draws = (self._draw((seed, fold, epoch)) for epoch in range(1, epochs + 1))
+        return sum(int(chosen.sum()) for chosen, _ in draws)
+
+    def _draw(self, position: tuple[int, int, int]) -> tuple[Flags, Floats]:
+        """For every pair of the corpus, so that a pair's draw does not hang on the others: whether
+        a variant stands in for its post, and which, from 0 to 1."""
+        numbers = generator("augmentation", *position)
+        chance = numbers.random(len(self._post))
+        which = numbers.random(len(self._post))
+        return (self._count > 0) & (chance < self._probability), which

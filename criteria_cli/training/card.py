@@ -57,6 +57,11 @@ _COLLAPSED = (
     "not use this model.**"
 )
 
+_EVIDENCE = (
+    "Evidence, by leaving out one sentence at a time: in {precision_at_1:.1%} of {pairs} positive "
+    "pairs the sentence that carries most is an annotated one, by chance in {chance:.1%}."
+)
+
 
 def model_card(record: Mapping[str, Any]) -> str:
     """The card of a model with this `criteria.json`. It holds no text of the data."""
@@ -102,6 +107,9 @@ def _results(record: Mapping[str, Any]) -> str:
         "",
         f"Calling every pair positive has F1 {baseline:.3f}. Intervals: bootstrap over groups.",
     ]
+    evidence = estimates["evidence"]
+    if evidence:
+        lines += ["", _EVIDENCE.format(**evidence)]
     if estimates["collapsed_folds"]:
         lines += ["", _COLLAPSED.format(folds=len(estimates["collapsed_folds"]))]
     if search is not None:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from criteria_cli.data.corpus import Corpus
+from criteria_cli.training.augmentation import COUNTS
 from criteria_cli.training.calibration import Calibration, fit_calibration, log_odds
 from criteria_cli.training.heldout import HeldOut
 from criteria_cli.training.intervals import bootstrap
@@ -161,6 +162,7 @@ def _of_fold(corpus: Corpus, fold: HeldOut) -> dict[str, Any]:
         "metrics": dict(metrics.pooled),
         "per_criterion": {name: dict(values) for name, values in metrics.per_criterion.items()},
         "temperature": fold.calibration.temperature,
+        "augmentation": {name: fold.costs[name] for name in COUNTS if name in fold.costs},
     }
 
 

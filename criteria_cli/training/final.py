@@ -121,6 +121,8 @@ class _Training:
                     "at_one_half",
                     "search",
                     "collapsed_folds",
+                    "evidence",
+                    "abstaining",
                 )
             },
             per_criterion=found["per_criterion"],

@@ -13,8 +13,9 @@ from criteria_cli.data.formats import load_corpus
 from criteria_cli.errors import UsageError
 from criteria_cli.study.messages import TrainerSetup
 from criteria_cli.study.spec import DataSpec, StudySpec
-from criteria_cli.study.trial import Verdict
+from criteria_cli.study.trial import EpochReport, Event, Report, Verdict
 from criteria_cli.training import tiny
+from criteria_cli.training.checkpoint import Checkpoints
 from criteria_cli.training.contextual import ContextualAugmenter
 from criteria_cli.training.devices import CpuDevice
 from criteria_cli.training.loop import FitResult
@@ -128,7 +129,13 @@ def trainer_of(corpus: Corpus, language_model: Path, folder: Path) -> Trainer:
     return Trainer(TrainerSetup(spec=spec, base=folder, directory=folder, device="cpu", threads=1))
 
 
-def fit(trainer: Trainer, **settings: Any) -> FitResult:
+def fit(
+    trainer: Trainer,
+    *,
+    checkpoints: Checkpoints | None = None,
+    report: Report = lambda event: Verdict.CONTINUE,
+    **settings: Any,
+) -> FitResult:
     changes = {f"augmentation.{key}": value for key, value in settings.items()}
     return trainer.fit(
         trainer.spec.hyperparameters(changes),
@@ -136,7 +143,8 @@ def fit(trainer: Trainer, **settings: Any) -> FitResult:
         trainer.folds[0].validation[:16],
         fold=1,
         seed=3,
-        report=lambda event: Verdict.CONTINUE,
+        report=report,
+        checkpoints=checkpoints,
     )
 
 
@@ -170,6 +178,19 @@ def test_what_was_applied_is_counted(trainer: Trainer) -> None:
     half = fit(trainer, **(settings | {"probability": 0.5})).costs
     assert 0.3 < half["augmentations_applied"] / costs["augmentations_applied"] < 0.7
     assert "augmented_pairs" not in fit(trainer).costs
+
+
+def test_what_an_earlier_process_applied_is_counted_too(trainer: Trainer, tmp_path: Path) -> None:
+    def stopped(event: Event) -> Verdict:
+        over = isinstance(event, EpochReport) and event.epoch == 1
+        return Verdict.YIELD if over else Verdict.CONTINUE
+
+    expected = fit(trainer, enable=True).costs["augmentations_applied"]
+    checkpoints = Checkpoints(tmp_path, 1, "augmented")
+    first = fit(trainer, enable=True, checkpoints=checkpoints, report=stopped)
+    assert 0 < first.costs["augmentations_applied"] < expected
+    second = fit(trainer, enable=True, checkpoints=checkpoints)
+    assert second.costs["augmentations_applied"] == expected
 
 
 def test_only_training_pairs_are_ever_rewritten(trainer: Trainer, corpus: Corpus) -> None:

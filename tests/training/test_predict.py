@@ -228,3 +228,4 @@ def test_the_card_says_what_it_is_not(trained: Trained) -> None:
     assert "not a diagnosis" in card
     assert re.search(r"\| F1 \(pooled\) \| 0\.\d{3} \| 0\.\d{3} to 0\.\d{3} \| 0\.\d{3} \|", card)
     assert "criteria train toy" in card
+    assert re.search(r"in \d+\.\d% of \d+ positive pairs the sentence that carries most", card)

@@ -50,7 +50,7 @@ def test_rewritten_posts_stand_in_as_often_as_asked() -> None:
     variants = {pair: np.array([100 + pair, 5000 + pair]) for pair in range(0, 1000, 2)}
     augmented = Augmented(post, variants, 0.3)
     pairs = np.arange(1000)
-    shares = []
+    shares: list[float] = []
     for epoch in range(1, 41):
         posts = augmented.posts(pairs, (5, 1, epoch))
         changed = posts != post
@@ -58,6 +58,8 @@ def test_rewritten_posts_stand_in_as_often_as_asked() -> None:
         assert all(posts[pair] in variants[pair] for pair in pairs[changed])
         shares.append(changed[::2].mean())
     assert abs(np.mean(shares) - 0.3) < 0.02
+    assert augmented.applied(5, 1, 40) == round(500 * sum(shares))
+    assert augmented.applied(5, 1, 0) == 0
     used = {int(augmented.posts(pairs, (5, 1, e))[0]) for e in range(1, 60)}
     assert used == {0, 100, 5000}
 

@@ -163,6 +163,8 @@ def event_sentence(event: HpoEvent) -> str:
                 "name": event.device_name,
                 "precision": event.precision,
                 "pairs": event.pairs,
+                "cut_posts": event.cut_posts,
+                "unread": f"{event.unread:.4f}",
                 "after_s": round(event.seconds),
             }
             return f"worker ready {pairs(found)}"
@@ -174,6 +176,7 @@ def event_sentence(event: HpoEvent) -> str:
                     "score": score(event.score),
                     "best_epoch": event.best_epoch,
                     "epochs": event.epochs,
+                    "collapsed": "yes" if event.collapsed else None,
                 }
             )
         case TrialEnded():

@@ -12,7 +12,7 @@ from criteria_cli.cli.drawing import Block
 from criteria_cli.cli.event_lines import event_sentence, long_study
 from criteria_cli.cli.layout import Line, Span, line, sides, wrapped
 from criteria_cli.cli.status_screen import ENOUGH_FOR_ETA, counted, ended
-from criteria_cli.cli.words import bar, clock, count, duration, score, size
+from criteria_cli.cli.words import bar, clock, count, duration, percent, score, size
 from criteria_cli.hpo.events import (
     FoldEnded,
     HpoEvent,
@@ -57,11 +57,18 @@ class LiveScreen:
 
 def event_line(event: HpoEvent) -> Line | None:
     """An event as the list at the bottom shows it; None for what the workers' lines show."""
-    if isinstance(event, FoldEnded | TrialStarted):
+    if isinstance(event, TrialStarted) or (isinstance(event, FoldEnded) and not event.collapsed):
         return None
     at = f"{event.at[11:19]}Z"
     if isinstance(event, WorkerReady):
-        facts = (f"ready after {duration(event.seconds)}", event.device_name, event.precision)
+        facts = (
+            f"ready after {duration(event.seconds)}",
+            event.device_name,
+            event.precision,
+            f"{count(event.cut_posts, 'post')} cut, {percent(event.unread)} of all tokens unread"
+            if event.cut_posts
+            else "",
+        )
         return line(Span(f"{at}  ", "dim"), f"{event.device:<6} ", "  ".join(filter(None, facts)))
     if isinstance(event, TrialEnded):
         return line(

@@ -77,6 +77,10 @@ class WorkerReady(Happened):
     device_name: str = ""
     precision: str = ""
     pairs: int = 0
+    cut_posts: int = 0
+    """Posts too long for the model to read them whole."""
+    unread: float = 0.0
+    """The share of the posts' tokens that is therefore not read."""
     seconds: float = 0.0
     """From the start of the trainer to its readiness."""
 
@@ -114,6 +118,8 @@ class FoldEnded(Happened):
     score: float = 0.0
     best_epoch: int = 1
     epochs: int = 1
+    collapsed: bool = False
+    """Whether the model gives every pair the same score."""
 
 
 @dataclass(frozen=True)

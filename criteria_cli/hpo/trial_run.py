@@ -255,6 +255,7 @@ class TrialWatch:
                     score=event.score,
                     best_epoch=event.best_epoch,
                     epochs=event.epochs,
+                    collapsed=bool(event.metrics.get("collapsed")),
                 )
             )
 

@@ -152,6 +152,8 @@ class Worker(threading.Thread):
                 device_name=ready.device,
                 precision=ready.precision,
                 pairs=ready.pairs,
+                cut_posts=ready.cut_posts,
+                unread=ready.unread,
                 seconds=time.monotonic() - began,
             )
         )

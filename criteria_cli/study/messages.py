@@ -75,6 +75,10 @@ class Ready:
     pairs: int
     data_sha256: str
     versions: Mapping[str, str] = field(default_factory=dict)
+    cut_posts: int = 0
+    """Posts too long for the model to read them whole."""
+    unread: float = 0.0
+    """The share of the posts' tokens that is therefore not read."""
 
 
 @dataclass(frozen=True)

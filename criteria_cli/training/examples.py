@@ -15,6 +15,16 @@ from criteria_cli.training.batches import MicroBatch
 from criteria_cli.training.tokens import Integers, PairTokens, TokenBatch
 
 
+@dataclass(frozen=True)
+class Cut:
+    """What a model does not read of its posts."""
+
+    posts: int
+    """Posts that are not read to their end, with one criterion at least."""
+    unread: float
+    """The share of the posts' tokens that is not read, over all pairs."""
+
+
 @dataclass(frozen=True, eq=False)
 class Examples:
     """Every pair of a corpus. Pairs are named by their index in it."""
@@ -36,6 +46,15 @@ class Examples:
             criterion=corpus.criterion.astype(np.int64),
             label=corpus.label,
             criteria=tuple(criterion.id for criterion in corpus.criteria),
+        )
+
+    def cut(self) -> Cut:
+        """What of the posts is too long for the model to read."""
+        lost = self.tokens.cut(self.post, self.criterion)
+        whole = self.tokens.posts.lengths[self.post].sum()
+        return Cut(
+            posts=len(np.unique(self.post[lost > 0])),
+            unread=float(lost.sum() / whole) if whole else 0.0,
         )
 
     def set_of(self, pairs: Integers, posts: Integers | None = None) -> ExampleSet:

@@ -92,6 +92,7 @@ class Trainer:
 
     def ready(self) -> Ready:
         """What the supervisor is told when everything is in place."""
+        cut = self.examples(self.spec.model).cut()
         return Ready(
             device=self.device.name,
             precision=self.precision,
@@ -104,6 +105,8 @@ class Trainer:
                 "transformers": version("transformers"),
                 "model": self._load(self.spec.model).model.encoder.source,
             },
+            cut_posts=cut.posts,
+            unread=cut.unread,
         )
 
     def run_trial(

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from criteria_cli.cli.event_lines import PROGRESS_EVERY_S, EventLines
+from criteria_cli.cli.event_lines import PROGRESS_EVERY_S, EventLines, event_sentence
 from criteria_cli.cli.layout import Column, Line, Span, line, sides, table, wrapped
 from criteria_cli.cli.live import event_line, screen
 from criteria_cli.cli.status_screen import study_screen
@@ -228,6 +228,25 @@ def test_a_pipe_gets_one_clean_line_per_event(study_status: StudyStatus) -> None
     assert "trial n=3 goes on after other attempt=2 folds_done=2" in written
     assert "trial n=4 failed time_s=0 cause=nan_loss: the loss is nan" in written
     assert "trial n=5 complete score=0.6100 best time_s=70" in written
+
+
+def test_cut_posts_and_collapsed_models_are_said() -> None:
+    """Traps 6 and 38."""
+
+    def listed(event: WorkerReady | FoldEnded) -> str:
+        found = event_line(event)
+        return "" if found is None else found.text
+
+    ready = WorkerReady(AT, "w", device="cpu", precision="fp32", cut_posts=7, unread=0.034)
+    fold = FoldEnded(AT, "w", trial=3, fold=1, folds=5, score=0.0, epochs=21)
+    assert "cut_posts=7 unread=0.0340" in event_sentence(ready)
+    assert "7 posts cut, 3% of all tokens unread" in listed(ready)
+    assert "cut" not in listed(replace(ready, cut_posts=0, unread=0.0))
+    assert "collapsed" not in event_sentence(fold)
+    assert listed(fold) == ""
+    collapsed = replace(fold, collapsed=True)
+    assert event_sentence(collapsed).endswith("epochs=21 collapsed=yes")
+    assert "collapsed=yes" in listed(collapsed)
 
 
 def test_a_pipe_gets_one_progress_line_a_minute_for_each_trial(study_status: StudyStatus) -> None:

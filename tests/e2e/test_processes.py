@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from pathlib import Path
 
@@ -79,6 +80,17 @@ def test_a_machine_that_cannot_train_touches_no_trial(
     assert worker.end() == status
     assert "nothing" in worker.text
     assert outcomes(place) == []
+
+
+def test_workers_of_one_study_compute_in_one_precision(sqlite_place: Place) -> None:
+    place = sqlite_place.write(trials=1)
+    first = place.start(env={"SYNTHETIC_PRECISION": "bf16", "SYNTHETIC_COLLAPSED": "1"})
+    assert first.end() == 0, first.text
+    assert len(re.findall(r"FoldEnded\(.*collapsed=True\)", first.text)) == 2
+    other = place.start(trials=2, env={"SYNTHETIC_PRECISION": "fp32"})
+    assert other.end() == 2, other.text
+    assert "computes in bf16, here `training.precision` is fp32" in other.text
+    assert [trial for trial, _, _ in outcomes(place)] == [0]
 
 
 # -- the supervisor dies -------------------------------------------------------------------------

@@ -33,6 +33,11 @@ def load(tmp_path: Path, text: str, *settings: str, **keywords: object) -> Defin
         ("[training]\nepochs = '20'", "`training.epochs` must be a whole number, not the text"),
         ("[training]\nepochs = 2.5", "`training.epochs` must be a whole number, not 2.5"),
         ("[training]\nepochs = 0", "`training.epochs` must be at least 1, not 0"),
+        # with one cycle it would be the same as `cosine`
+        (
+            "[training]\nscheduler_cycles = 1",
+            "`training.scheduler_cycles` must be at least 2, not 1",
+        ),
         ("[training]\nepochs = true", "`training.epochs` must be a whole number, not true"),
         ("[training]\nlearning_rate = 0.0", "`training.learning_rate` must be above 0, not 0"),
         ("[training]\neval_batch_size = 'big'", "must be a whole number or `auto`, not `big`"),

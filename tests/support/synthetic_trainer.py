@@ -2,7 +2,8 @@
 
 Run as a script it serves like `criteria_cli.training.serve`; tests name it in `CRITERIA_TRAINER`.
 `SYNTHETIC_EPOCH_S` sets the time of an epoch, `SYNTHETIC_FAIL=CAUSE:N,M` fails these trials (`*`
-for all), `SYNTHETIC_DEVICE` the name it gives its device.
+for all), `SYNTHETIC_DEVICE` the name it gives its device, `SYNTHETIC_PRECISION` what it computes
+in, `SYNTHETIC_COLLAPSED` that its models say the same of every pair.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from criteria_cli.study.trial import (
 from criteria_cli.training.serve import serve
 
 EPOCH_S = float(os.environ.get("SYNTHETIC_EPOCH_S", "0.02"))
+COLLAPSED = float("SYNTHETIC_COLLAPSED" in os.environ)
 BULK = "x" * 10_000
 
 
@@ -108,7 +110,9 @@ class SyntheticTrainer:
             if verdict is not Verdict.CONTINUE:
                 return verdict, None
         best = max(scores)
-        done = FoldReport(fold, best, scores.index(best) + 1, len(scores), {"f1": best})
+        done = FoldReport(
+            fold, best, scores.index(best) + 1, len(scores), {"f1": best, "collapsed": COLLAPSED}
+        )
         failpoint("trainer.fold")
         write_json(run.directory / f"fold-{fold}.json", {"report": asdict(done), "bulk": BULK})
         checkpoint.unlink(missing_ok=True)

@@ -239,6 +239,24 @@ def test_ready_says_what_a_study_must_agree_on(trainer: Trainer) -> None:
     assert {"criteria", "torch", "transformers", "model"} <= set(ready.versions)
 
 
+def test_ready_says_how_much_of_the_posts_is_cut(trainer: Trainer) -> None:
+    """Trap 6, against the tokenizer itself."""
+    spec, corpus = trainer.spec, trainer.corpus
+    tokenizer = trainer.model(spec.model).encoder.tokenizer
+    special = tokenizer.num_special_tokens_to_add(pair=True)
+    sizes = [
+        [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+        for texts in (corpus.texts, [criterion.text for criterion in corpus.criteria])
+    ]
+    whole = np.array([sizes[0][post] for post in corpus.post])
+    room = spec.model.max_length - special - np.array([sizes[1][c] for c in corpus.criterion])
+    lost = np.maximum(whole - room, 0)
+    ready = trainer.ready()
+    assert ready.cut_posts == len(set(corpus.post[lost > 0].tolist()))
+    assert 0 < ready.cut_posts < len(corpus.texts)
+    assert ready.unread == pytest.approx(lost.sum() / whole.sum())
+
+
 def test_in_one_call_without_a_trainer(tmp_path: Path) -> None:
     listener = Listener()
     spec = toy_spec()

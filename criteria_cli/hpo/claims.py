@@ -18,11 +18,13 @@ from optuna.trial import TrialState
 
 from criteria_cli.failpoints import failpoint
 from criteria_cli.hpo import leases as lease_rows
+from criteria_cli.hpo.confirm import make_trial, next_source
+from criteria_cli.hpo.confirmations import source_of, tally
 from criteria_cli.hpo.endings import fail
 from criteria_cli.hpo.leases import Lease
 from criteria_cli.hpo.optuna_store import OpenStudy
-from criteria_cli.hpo.optuna_tables import FINISHED, trial_counts, trials_of
 from criteria_cli.hpo.optuna_tables import trials as optuna_trials
+from criteria_cli.hpo.optuna_tables import trials_of
 from criteria_cli.hpo.rows import bury
 from criteria_cli.hpo.search import sampler_for, suggest
 from criteria_cli.hpo.tables import attempts, decisions, epochs, folds, leases, studies, workers
@@ -46,6 +48,13 @@ class Claim:
     """Finished before."""
     decided: str | None
     """The reason, if the pruner has stopped it already."""
+    source: int | None = None
+    """The stopped trial that this one finishes; see `confirm`."""
+
+    @property
+    def home(self) -> int:
+        """The trial whose seed it trains with and in whose folder it writes."""
+        return self.lease.trial if self.source is None else self.source
 
 
 @dataclass(frozen=True)
@@ -73,7 +82,7 @@ class Claimer:
         """Take a trial, or say why there is none. Call it in a transaction of its own."""
         name = self.spec.name
         row = connection.execute(
-            sa.select(studies.c.target, studies.c.paused)
+            sa.select(studies.c.target, studies.c.paused, studies.c.confirm)
             .where(studies.c.name == name)
             .with_for_update()  # the study's lock
         ).one()
@@ -83,11 +92,12 @@ class Claimer:
                 return left
             if row.paused is not None:
                 return Nothing("paused", str(row.paused))
-            counts = trial_counts(connection, name)
-            finished = sum(counts.get(state, 0) for state in FINISHED)
-            if finished >= row.target:
-                return Nothing("finished")
-            if finished + counts.get("RUNNING", 0) >= row.target:
+            counts = tally(connection, name)
+            if counts.finished >= row.target:
+                if counts.to_confirm(row.confirm):
+                    return self._confirming(connection, opened, study)
+                return Nothing("wait" if counts.confirming_now else "finished")
+            if counts.finished + counts.running >= row.target:
                 return Nothing("wait")
             return self._new(connection, opened, study)
 
@@ -100,6 +110,19 @@ class Claimer:
         lease_rows.grant(connection, lease, seconds=self.lease_s, epochs_before=0)
         failpoint("claim.granted")
         return Claim(lease, params, 1, None, (), None)
+
+    def _confirming(
+        self, connection: sa.Connection, opened: OpenStudy, study: optuna.Study
+    ) -> Claim:
+        source = next_source(connection, self.spec)
+        trial = make_trial(connection, opened, study, source)
+        failpoint("confirm.made")
+        lease = Lease(self.spec.name, trial.number, trial._trial_id, 1, self.worker)  # noqa: SLF001
+        before = _epochs_of(connection, self.spec.name, trial.number)
+        lease_rows.grant(connection, lease, seconds=self.lease_s, epochs_before=before)
+        failpoint("claim.granted")
+        params = suggest(self.spec, trial)
+        return Claim(lease, params, 1, None, _stored_folds(connection, lease), None, source)
 
     def _left_behind(
         self, connection: sa.Connection, opened: OpenStudy, study: optuna.Study
@@ -184,11 +207,6 @@ class Claimer:
         self, connection: sa.Connection, opened: OpenStudy, lease: Lease, holder: str
     ) -> Claim:
         trial = opened.adopt(lease.trial_id)
-        stored = connection.execute(
-            sa.select(folds.c.report)
-            .where(folds.c.study == lease.study, folds.c.trial == lease.trial)
-            .order_by(folds.c.fold)
-        ).scalars()
         decided = connection.execute(
             sa.select(decisions.c.reason).where(
                 decisions.c.study == lease.study, decisions.c.trial == lease.trial
@@ -196,8 +214,18 @@ class Claimer:
         ).scalar()
         params = suggest(self.spec, trial)  # as they were drawn; a half-drawn trial cannot exist
         before = _last_holder(connection, lease) or holder
-        reports = tuple(FoldReport(**json.loads(text)) for text in stored)
-        return Claim(lease, params, lease.token, before, reports, decided)
+        reports = _stored_folds(connection, lease)
+        source = source_of(connection, lease.study, lease.trial)
+        return Claim(lease, params, lease.token, before, reports, decided, source)
+
+
+def _stored_folds(connection: sa.Connection, lease: Lease) -> tuple[FoldReport, ...]:
+    stored = connection.execute(
+        sa.select(folds.c.report)
+        .where(folds.c.study == lease.study, folds.c.trial == lease.trial)
+        .order_by(folds.c.fold)
+    ).scalars()
+    return tuple(FoldReport(**json.loads(text)) for text in stored)
 
 
 def _last_holder(connection: sa.Connection, lease: Lease) -> str | None:

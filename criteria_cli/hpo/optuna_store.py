@@ -102,6 +102,14 @@ class OpenStudy:
         self._trials[trial._trial_id] = trial  # noqa: SLF001
         return trial
 
+    def add(self, template: optuna.trial.FrozenTrial) -> optuna.trial.Trial:
+        """Make a running trial that begins as `template` says, ours."""
+        assert self._study is not None
+        self._unsure = True
+        storage = self._study._storage  # noqa: SLF001
+        study_id = self._study._study_id  # noqa: SLF001
+        return self.trial(storage.create_new_trial(study_id, template_trial=template))
+
     def adopt(self, trial_id: int) -> optuna.trial.Trial:
         """A running trial that has become ours, as it stands now."""
         self.forget(trial_id)

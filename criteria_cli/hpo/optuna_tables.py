@@ -28,9 +28,6 @@ trial_params = sa.table(
     sa.column("distribution_json"),
 )
 
-FINISHED = ("COMPLETE", "PRUNED")
-"""States that count against the budget."""
-
 
 def trials_of(name: str) -> sa.Select[tuple[object, ...]]:
     """All trials of a study, to be narrowed."""

@@ -13,6 +13,7 @@ from criteria_cli.failpoints import failpoint
 from criteria_cli.hpo import leases as lease_rows
 from criteria_cli.hpo import pruning
 from criteria_cli.hpo.clock import now
+from criteria_cli.hpo.confirmations import sources
 from criteria_cli.hpo.leases import Lease
 from criteria_cli.hpo.optuna_store import OpenStudy
 from criteria_cli.hpo.optuna_tables import trials, trials_of
@@ -29,8 +30,13 @@ def record(
     spec: StudySpec,
     lease: Lease,
     event: EpochReport | FoldReport,
+    *,
+    judged: bool = True,
 ) -> pruning.Decision:
     """Store a report and ask the pruner; the same report twice changes nothing.
+
+    Args:
+        judged: False for a trial that runs to its end whatever it reports.
 
     Raises:
         LeaseLost: the trial is somebody else's.
@@ -45,6 +51,8 @@ def record(
         trial = opened.trial(lease.trial_id)
         if told is not None:
             opened.report(lease.trial_id, *told)
+        if not judged:
+            return pruning.GO_ON
         history = _history(connection, spec, lease.trial)
         decision = pruning.judge(study, trial, spec, history, event)
     if decision.stop:
@@ -140,12 +148,29 @@ def finished_folds(connection: sa.Connection, lease: Lease) -> dict[int, float]:
 
 def _history(connection: sa.Connection, spec: StudySpec, own: int) -> Scores:
     """Scores of the trials that this definition's rules read, the trial's own among them."""
-    listed = trials_of(spec.name)
+    listed = trials_of(spec.name).where(trials.c.number.not_in(sources(spec.name)))
     if not pruning.reads_epochs(spec):
         wanted = trials.c.number == own
         if pruning.reads_complete(spec):
             wanted = sa.or_(wanted, trials.c.state == sa.literal_column("'COMPLETE'"))
         listed = listed.where(wanted)
+    count = most_epochs(spec) if pruning.reads_epochs(spec) else 0
+    return read_scores(connection, spec, listed, epoch_count=count)
+
+
+def read_scores(
+    connection: sa.Connection,
+    spec: StudySpec,
+    listed: sa.Select[tuple[object, ...]],
+    *,
+    epoch_count: int,
+) -> Scores:
+    """Scores of some trials.
+
+    Args:
+        listed: which, as `trials_of` has them.
+        epoch_count: the most epochs of a fold, or 0 to leave epochs out.
+    """
     states = listed.with_only_columns(trials.c.number, sa.cast(trials.c.state, sa.String))
     numbers = listed.with_only_columns(trials.c.number)
     of_folds = sa.select(folds.c.trial, folds.c.fold, folds.c.score).where(
@@ -154,11 +179,10 @@ def _history(connection: sa.Connection, spec: StudySpec, own: int) -> Scores:
     of_epochs = sa.select(epochs.c.trial, epochs.c.fold, epochs.c.epoch, epochs.c.score).where(
         epochs.c.study == spec.name
     )
-    count = most_epochs(spec) if pruning.reads_epochs(spec) else 0
     return Scores.from_rows(
         [tuple(row) for row in connection.execute(states)],
         [tuple(row) for row in connection.execute(of_folds)],
-        [tuple(row) for row in connection.execute(of_epochs)] if count else (),
+        [tuple(row) for row in connection.execute(of_epochs)] if epoch_count else (),
         fold_count=spec.validation.fold_count,
-        epoch_count=count,
+        epoch_count=epoch_count,
     )

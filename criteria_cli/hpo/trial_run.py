@@ -90,6 +90,7 @@ class TrialWatch:
 
     def _order(self) -> None:
         number, training = self._claim.lease.trial, self._hyperparameters.training
+        home = self._claim.home
         self._live.set(epochs=training.epochs, next_cut=self._next_cut(0, None), state="load")
         self._shared.notify(
             TrialStarted(
@@ -100,12 +101,13 @@ class TrialWatch:
                 params=self._claim.params,
                 adopted_from=self._claim.adopted_from,
                 folds_done=len(self._folds),
+                confirms=self._claim.source,
             )
         )
         run = TrialRun(
             number,
-            seed_of(self._spec, number, "training"),
-            self._shared.runs / f"trial-{number}",
+            seed_of(self._spec, home, "training"),
+            self._shared.runs / f"trial-{home}",
             self._in_order(),
         )
         self._trainer.expect()
@@ -145,7 +147,10 @@ class TrialWatch:
     def _reported(self, event: EpochReport | FoldReport, number: int | None) -> None:
         self._note(event)
         lease, spec = self._claim.lease, self._spec
-        future = self._shared.store.submit(lambda c, o: record(c, o, spec, lease, event))
+        judged = self._claim.source is None
+        future = self._shared.store.submit(
+            lambda c, o: record(c, o, spec, lease, event, judged=judged)
+        )
         away = self._shared.store.away_s is not None
         try:
             future.exception(timeout=0.0 if away else self._shared.timings.answer)
@@ -260,6 +265,8 @@ class TrialWatch:
             )
 
     def _next_cut(self, fold: int, epoch: int | None) -> str | None:
+        if self._claim.source is not None:
+            return None
         number = self._claim.lease.trial
         cut = pruning.next_cut(self._spec, self._spec.name, number, fold=fold, epoch=epoch)
         if cut is None:

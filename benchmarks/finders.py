@@ -106,12 +106,12 @@ def accelerate(subject: Subject) -> Found:
     tried = 0
     with _running(subject, device):
         step = _Step(subject, device)
-        optimizer = step.optimizer()
 
         @find_executable_batch_size
         def train(batch_size: int) -> int:
             nonlocal tried
             tried += 1
+            optimizer = step.optimizer()  # inside, as its documentation has it
             for _ in range(OPTIMIZER_STEPS):
                 optimizer.zero_grad()
                 for _ in range(MICRO_BATCHES):

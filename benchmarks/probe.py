@@ -99,6 +99,15 @@ def exhaustive(subject: Subject, requested: Roomy) -> dict[str, int]:
     return {"exhaustive": fits, "largest_with_retries": ends, "sizes": rows}
 
 
+def answer_of(find: Callable[[Subject], Found], subject: Subject) -> dict[str, Any]:
+    """What a finder found; nothing where it ended with an error of its own."""
+    try:
+        return find(subject).to_json()
+    except (RuntimeError, KeyError) as error:
+        text = f"{type(error).__name__}: {error}"
+        return Found(0, 0, 0, 0, 0.0).to_json() | {"error": text}
+
+
 def cards(sizes: tuple[int, ...]) -> Iterator[dict[str, Any]]:
     requested = Roomy()
     peers = {key: run for key, (library, run) in PEERS.items() if importlib.util.find_spec(library)}
@@ -119,7 +128,7 @@ def cards(sizes: tuple[int, ...]) -> Iterator[dict[str, Any]]:
                 "further_steps": probed.further_steps,
                 "found_in_evaluation": probed.evaluate_rows,
                 "verified": probed.verified,
-                "finders": {key: find(subject).to_json() for key, find in peers.items()},
+                "finders": {key: answer_of(find, subject) for key, find in peers.items()},
             }
 
 

@@ -84,18 +84,27 @@ def step_of(model: ResidentModel, training: TrainingSpec) -> TrainingStep:
     attention = "reference" if isinstance(model.forward, ReferenceForward) else "auto"
     optimizer = model.begin(hyperparameters_of(training, attention))
     model.module.train()
-    loss = build_loss(training, 20, 180)
-    return TrainingStep(model, optimizer, training, loss, PhaseClock(torch.device("cpu")))
+    clock = PhaseClock(torch.device("cpu"))
+    return TrainingStep(model, optimizer, training, loss_of(training), clock)
 
 
 def gradient(step: TrainingStep) -> Tensor:
     return torch.cat([p.grad.flatten() for p in step.parameters if p.grad is not None])
 
 
-def gradient_of(step: TrainingStep, batch: Batch, plan: Sequence[MicroBatch]) -> Tensor:
+def loss_of(training: TrainingSpec) -> PairLoss:
+    """On a fold of 20 positive and 180 negative pairs."""
+    return build_loss(training, 20, 180)
+
+
+def gradient_of(
+    step: TrainingStep, loss: PairLoss, batch: Batch, plan: Sequence[MicroBatch]
+) -> Tensor:
+    """As training has it: sums over micro-batches, divided by the whole batch's weight."""
     for parameter in step.parameters:
         parameter.grad = None
-    step.accumulate((batch.part(part) for part in plan), len(batch))
+    weight = float(loss.weights(batch.labels).sum())
+    step.accumulate((batch.part(part) for part in plan), weight)
     return gradient(step)
 
 
@@ -116,6 +125,7 @@ def splits(batch: Batch) -> dict[str, list[MicroBatch]]:
     return {
         "ragged": runs(order, [23, 23, 18]),
         "balanced": runs(order, balanced_split(len(batch), 23)),
+        "equal": runs(order, balanced_split(len(batch), 16)),
         "length-sorted": runs(by_length, [9, 12, 20, 23], batch.lengths),
         "planned": cheapest(batch.lengths, tight),
         "one by one": runs(by_length, [1] * len(batch), batch.lengths),
@@ -127,10 +137,11 @@ def difference(found: Tensor, true: Tensor) -> float:
 
 
 def mean_of_means(step: TrainingStep, loss: PairLoss, batch: Batch, plan: Any) -> Tensor:
-    """What most trainers do."""
+    """What most trainers do: each micro-batch's own mean, divided by their number."""
     for parameter in step.parameters:
         parameter.grad = None
     for micro_batch in plan:
         tokens, labels = batch.part(micro_batch)
-        (loss(step.model.scores(tokens), labels).mean() / len(plan)).backward()
+        mean = loss(step.model.scores(tokens), labels).sum() / loss.weights(labels).sum()
+        (mean / len(plan)).backward()
     return gradient(step)

@@ -17,6 +17,7 @@ from split_batches import (
     difference,
     gradient,
     gradient_of,
+    loss_of,
     mean_of_means,
     resident,
     runs,
@@ -25,8 +26,9 @@ from split_batches import (
 )
 
 from criteria_cli.training.batches import MicroBatch
-from criteria_cli.training.losses import build_loss
 from criteria_cli.training.resident import ResidentModel
+
+PLAIN = LOSSES["plain"]
 
 
 @pytest.fixture(scope="module", params=["auto", "reference"])
@@ -36,29 +38,29 @@ def model(request: pytest.FixtureRequest) -> ResidentModel:
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_split_has_the_gradient_of_the_whole_batch(model: ResidentModel, loss: str) -> None:
-    batch, step = Batch(), step_of(model, LOSSES[loss])
-    whole = gradient_of(step, batch, runs(np.arange(BATCH), [BATCH]))
+    batch, step, by = Batch(), step_of(model, LOSSES[loss]), loss_of(LOSSES[loss])
+    whole = gradient_of(step, by, batch, runs(np.arange(BATCH), [BATCH]))
     assert float(whole.norm()) > 1e-3
     for name, plan in splits(batch).items():
         assert sum(len(part) for part in plan) == BATCH
-        assert difference(gradient_of(step, batch, plan), whole) <= 1e-12, name
+        assert difference(gradient_of(step, by, batch, plan), whole) <= 1e-12, name
 
 
 def test_the_usual_way_is_off(model: ResidentModel) -> None:
-    batch, step = Batch(), step_of(model, LOSSES["plain"])
-    whole = gradient_of(step, batch, runs(np.arange(BATCH), [BATCH]))
-    loss = build_loss(LOSSES["plain"], 20, 180)
-    for name in ("ragged", "length-sorted"):
-        plan = splits(batch)[name]
-        assert difference(mean_of_means(step, loss, batch, plan), whole) > 1e-2, name
+    batch = Batch()
+    for loss, names in (("plain", ("ragged", "length-sorted")), ("weighted", ("equal",))):
+        step, by = step_of(model, LOSSES[loss]), loss_of(LOSSES[loss])
+        whole = gradient_of(step, by, batch, runs(np.arange(BATCH), [BATCH]))
+        for name in names:
+            plan = splits(batch)[name]
+            assert difference(mean_of_means(step, by, batch, plan), whole) > 1e-2, name
 
 
 def test_the_last_batch_keeps_its_own_denominator(model: ResidentModel) -> None:
-    last, step = Batch(size=13, seed=3), step_of(model, LOSSES["plain"])
-    whole = gradient_of(step, last, runs(np.arange(13), [13]))
-    split = gradient_of(step, last, runs(np.arange(13), [5, 5, 3]))
+    last, step, loss = Batch(size=13, seed=3), step_of(model, PLAIN), loss_of(PLAIN)
+    whole = gradient_of(step, loss, last, runs(np.arange(13), [13]))
+    split = gradient_of(step, loss, last, runs(np.arange(13), [5, 5, 3]))
     assert difference(split, whole) <= 1e-12
-    loss = build_loss(LOSSES["plain"], 20, 180)
     for parameter in step.parameters:
         parameter.grad = None
     tokens, labels = last.part(MicroBatch(np.arange(13), LONGEST))
@@ -67,7 +69,7 @@ def test_the_last_batch_keeps_its_own_denominator(model: ResidentModel) -> None:
 
 
 def test_padding_changes_no_score(model: ResidentModel) -> None:
-    step_of(model, LOSSES["plain"])
+    step_of(model, PLAIN)
     batch = Batch()
     model.module.eval()
     with torch.no_grad():

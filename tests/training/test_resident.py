@@ -3,7 +3,9 @@ that the model takes (trap 35).
 """
 
 import shutil
+import weakref
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +14,9 @@ import torch
 from criteria_cli.data.formats import load_corpus
 from criteria_cli.study.messages import TrainerSetup
 from criteria_cli.study.trial import EpochReport, Event, TrialRun, Verdict
+from criteria_cli.training import trainer as trainer_module
 from criteria_cli.training.loop import _Fit
+from criteria_cli.training.model import Encoder
 from criteria_cli.training.resident import ResidentModel
 from criteria_cli.training.tokens import TokenBatch
 from criteria_cli.training.trainer import Trainer
@@ -109,3 +113,28 @@ def test_a_batch_is_as_wide_as_its_longest_pair(watched: Watched) -> None:
 def test_no_step_waits_for_the_device(watched: Watched) -> None:
     assert watched.steps > 8
     assert watched.waited == []
+
+
+def test_a_model_is_gone_before_the_next_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trap 24: two models in memory at once."""
+    spec = toy_spec()
+    trainer = Trainer(TrainerSetup(spec, tmp_path, tmp_path / "runs", "cpu", 1))
+    fold = trainer.folds[0]
+    trainer.fit(
+        spec.hyperparameters(), fold.train[:16], fold.validation[:8], fold=1, seed=1,
+        report=lambda _: Verdict.CONTINUE,
+    )  # fmt: skip
+    first = weakref.ref(trainer.model(spec.model).module)
+    assert first() is not None
+    found: list[object] = []
+    load = trainer_module.load_encoder
+
+    def loading(*arguments: Any) -> Encoder:
+        found.append(first())
+        return load(*arguments)
+
+    monkeypatch.setattr(trainer_module, "load_encoder", loading)
+    trainer.model(spec.model.model_copy(update={"head": "one_logit"}))
+    assert found == [None]

@@ -40,7 +40,7 @@ def data_lines(name: str, data: DataSummary, width: int | None) -> list[Line]:
 
 
 def folds_screen(data: DataSummary, width: int | None) -> list[Line]:
-    """Pairs, posts and positives per criterion, and positives per fold."""
+    """Pairs, posts and positives per criterion, in all and per fold."""
     folds = sorted({item.fold for item in data.table})
     criteria = list(dict.fromkeys(item.criterion_id for item in data.table))
     cells = {(item.criterion_id, item.fold): item for item in data.table}
@@ -48,8 +48,8 @@ def folds_screen(data: DataSummary, width: int | None) -> list[Line]:
     columns = [
         Column("CRITERION"),
         Column("NAME", rank=1, shrink=True),
-        Column("PAIRS", right=True),
-        Column("POSTS", right=True),
+        Column("PAIRS", right=True, rank=2),
+        Column("POSTS", right=True, rank=3),
         Column("POSITIVE", right=True),
         *(Column(f"FOLD {fold}", right=True) for fold in folds),
     ]
@@ -63,7 +63,7 @@ def folds_screen(data: DataSummary, width: int | None) -> list[Line]:
                 str(sum(item.pairs for item in own)),
                 str(sum(item.posts for item in own)),
                 str(sum(item.positives for item in own)),
-                *(f"{item.positives}" for item in own),
+                *(f"{item.positives}/{item.pairs}" for item in own),
             ]
         )
     totals = [[item for item in data.table if item.fold == fold] for fold in folds]
@@ -74,12 +74,21 @@ def folds_screen(data: DataSummary, width: int | None) -> list[Line]:
             str(sum(item.pairs for item in data.table)),
             str(data.posts),
             str(sum(item.positives for item in data.table)),
-            *(str(sum(item.positives for item in fold)) for fold in totals),
+            *(
+                f"{sum(item.positives for item in fold)}/{sum(item.pairs for item in fold)}"
+                for fold in totals
+            ),
         ]
     )
     return [
         *table(columns, rows, width),
-        line(Span("a fold's column counts the positive pairs that it holds out", "dim")),
+        *(
+            line(Span(text, "dim"))
+            for text in (
+                "a fold's column: positive pairs / pairs that it holds out",
+                "one criterion has as many posts as pairs",
+            )
+        ),
     ]
 
 

@@ -7,11 +7,14 @@ from dataclasses import replace
 
 import pytest
 
+from criteria_cli.cli.definition_screen import folds_screen
 from criteria_cli.cli.event_lines import PROGRESS_EVERY_S, EventLines, event_sentence
 from criteria_cli.cli.layout import Column, Line, Span, line, sides, table, wrapped
 from criteria_cli.cli.live import event_line, screen
 from criteria_cli.cli.status_screen import study_screen
 from criteria_cli.cli.studies_screen import studies_screen
+from criteria_cli.data.folds import FoldCount
+from criteria_cli.data.summary import DataSummary
 from criteria_cli.hpo.events import (
     EpochEnded,
     FoldEnded,
@@ -194,6 +197,26 @@ def test_the_live_screen_shows_what_a_worker_does(study_status: StudyStatus) -> 
             "runs/x/hpo.log",
         ):
             assert expected in text, expected
+
+
+@pytest.mark.parametrize("width", [80, 120, None])
+def test_the_fold_table_counts_positives_and_pairs(width: int | None) -> None:
+    """Trap 9: what each fold holds out of each criterion."""
+    table = tuple(
+        FoldCount(name, f"CRITERION_{name}", fold, pairs=200 + fold, posts=200 + fold, positives=7)
+        for name in ("A.1", "A.2")
+        for fold in range(1, 6)
+    )
+    data = DataSummary(
+        posts=1015, pairs=2030, positives=70, groups=1015, criteria=2, folds=5, table=table,
+        baseline=0.1, sha256="", warnings=(),
+    )  # fmt: skip
+    head, first, _, every, *_ = texts(folds_screen(data, width))
+    assert head.endswith("FOLD 4  FOLD 5")
+    assert first.split()[-5:] == ["7/201", "7/202", "7/203", "7/204", "7/205"]
+    assert every.split()[-5:] == ["14/402", "14/404", "14/406", "14/408", "14/410"]
+    if width is None:
+        assert first.split()[2:5] == ["1015", "1015", "35"]
 
 
 EVENTS = [

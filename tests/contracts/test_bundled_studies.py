@@ -61,6 +61,8 @@ def test_the_searches_are_the_ones_promised(name: str) -> None:
         spec.pruner.startup_trials,
     ) == (1, 5, 3, 10)
     assert spec.pruner.patience is not None
+    # trap 27: the spec's rule, against a trial's own folds, judges by their order
+    assert (spec.pruner.patience.folds, spec.pruner.patience.against) == (2, "incumbent")
     assert (spec.validation.scheme, spec.validation.folds) == ("kfold", 5)
 
 

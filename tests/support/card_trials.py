@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,8 +90,17 @@ class Trained:
     """Rows of a training micro-batch at full length, at the end."""
 
 
-def train(spec: StudySpec, device: str, known: Mapping[str, dict[str, object]]) -> Trained:
-    """Train the study's own settings on a card, and say what happened."""
+def train(
+    spec: StudySpec,
+    device: str,
+    known: Mapping[str, dict[str, object]],
+    meanwhile: Callable[[SimulatedCard, Event], None] = lambda *_: None,
+) -> Trained:
+    """Train the study's own settings on a card, and say what happened.
+
+    Args:
+        meanwhile: called with the card and each event; the trainer waits for it.
+    """
     rates: list[float] = []
     sizes: list[list[int]] = []
     scores: list[float] = []
@@ -113,6 +122,7 @@ def train(spec: StudySpec, device: str, known: Mapping[str, dict[str, object]]) 
         update(self, rate)
 
     def report(event: Event) -> Verdict:
+        meanwhile(card, event)
         if isinstance(event, FoldReport):
             scores.append(event.score)
         return Verdict.CONTINUE

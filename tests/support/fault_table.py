@@ -53,11 +53,8 @@ ELSEWHERE = {
     62: "tests/cli/test_commands.py::test_a_closed_pipe_ends_silently",
 }
 WITHOUT = {
-    51: "metrics are defined for one class; no fault is injected",
     52: "there are no loader processes; a hang is fault 54",
     53: "there are no loader processes",
-    56: "needs a GPU that others use; the simulated card has tests of its own",
-    58: "a trainer reads the local cache alone; no test closes the network",
     64: "not run: hours on this machine; `status` at 10,000 trials is measured",
 }
 

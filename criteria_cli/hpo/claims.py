@@ -25,7 +25,7 @@ from criteria_cli.hpo.leases import Lease
 from criteria_cli.hpo.optuna_store import OpenStudy
 from criteria_cli.hpo.optuna_tables import trials as optuna_trials
 from criteria_cli.hpo.optuna_tables import trials_of
-from criteria_cli.hpo.rows import bury
+from criteria_cli.hpo.rows import bury, lock_study
 from criteria_cli.hpo.search import sampler_for, suggest
 from criteria_cli.hpo.tables import attempts, decisions, epochs, folds, leases, studies, workers
 from criteria_cli.study.spec import Scalar, StudySpec
@@ -248,9 +248,7 @@ def _epochs_of(connection: sa.Connection, study: str, trial: int) -> int:
 
 def finish_orphans(connection: sa.Connection, opened: OpenStudy) -> int:
     """Fail running trials without a lease: another program made them. How many there were."""
-    connection.execute(  # under the study's lock, or a claim just made would look like one
-        sa.select(studies.c.name).where(studies.c.name == opened.name).with_for_update()
-    )
+    lock_study(connection, opened.name)  # or a claim just made would look like one
     with opened.within(connection) as study:
         held = set(
             connection.execute(

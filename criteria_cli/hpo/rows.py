@@ -46,6 +46,11 @@ def wanted_name(device: str, environ: Mapping[str, str] = os.environ) -> str:
     return f"{machine_name()}:{place}"
 
 
+def lock_study(connection: sa.Connection, name: str) -> None:
+    """Hold the study's lock, one holder at a time, until the end of the transaction."""
+    connection.execute(sa.select(studies.c.name).where(studies.c.name == name).with_for_update())
+
+
 def register(
     connection: sa.Connection,
     row: WorkerRow,
@@ -65,6 +70,7 @@ def register(
     Raises:
         UsageError: workers of another machine use this SQLite file.
     """
+    lock_study(connection, row.study)  # two in the same instant would take the same name
     connection.execute(sa.delete(workers).where(workers.c.id == row.id))  # of a try before
     live = connection.execute(
         sa.select(workers.c.id, workers.c.name, workers.c.machine, workers.c.boot).where(

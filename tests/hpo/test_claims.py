@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import optuna
 import pytest
+import sqlalchemy as sa
 from desk import Desk, desks, spec_of
+from postgres_server import PostgresServer
+from processes import wait_until
 
-from criteria_cli.hpo import leases
+from criteria_cli.hpo import leases, rows
 from criteria_cli.hpo.claims import LOST_IN_A_ROW, Nothing, finish_orphans
 from criteria_cli.hpo.leases import LeaseLost
 from criteria_cli.hpo.optuna_store import joined
+from criteria_cli.hpo.rows import WorkerRow
 
 
 def test_no_more_trials_are_given_out_than_the_budget_has(storage: str) -> None:
@@ -238,3 +243,21 @@ def test_a_claim_under_way_is_no_orphan(storage: str) -> None:
         assert looking.result(60) == 0
         assert not isinstance(claim, Nothing)
         assert a.tell(claim.lease, 0.5, 0.5) == "complete"
+
+
+def test_two_workers_that_start_in_the_same_instant_have_two_names(
+    storage: str, postgres: PostgresServer
+) -> None:
+    with desks(storage, 2) as (a, b), ThreadPoolExecutor(1) as threads:
+
+        def begin(connection: sa.Connection) -> str:
+            row = WorkerRow(uuid.uuid4().hex, "s", "cpu", {})
+            return rows.register(connection, row, name="n", stale_s=60, shared=True)
+
+        with a.engine.begin() as connection:
+            first = begin(connection)
+            second = threads.submit(b.do, lambda c, _: begin(c))
+            if not a.url.is_sqlite:
+                waiting = "select count(*) from pg_locks where not granted"
+                wait_until(lambda: postgres.execute(waiting)[0][0] or second.done(), what="a wait")
+        assert [first, second.result(60)] == ["n", "n-2"]

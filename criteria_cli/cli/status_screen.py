@@ -44,7 +44,7 @@ def study_screen(study: StudyStatus, storage: str, width: int | None) -> list[Li
         lines += [line(), *worker_table(study, width)]
     if len(study.leaders) > 1:
         lines += [line(), *leader_table(study, width)]
-    below = [*_pruning(study, width), *_failures(study, width)]
+    below = [*_pruning(study, width), *_spent(study, width), *_failures(study, width)]
     if study.adopted:
         below.append(line("RESUMED  ", count(study.adopted, "attempt"), " went on after a worker"))
     if below:
@@ -152,6 +152,23 @@ def _pruning(study: StudyStatus, width: int | None) -> list[Line]:
     ]
     if places:
         lines += wrapped(", ".join(places), width, indent="         ")
+    return lines
+
+
+def _spent(study: StudyStatus, width: int | None) -> list[Line]:
+    """Where the time of the latest folds went, the largest part first."""
+    spent = study.spent
+    total = 0.0 if spent is None else sum(spent.seconds.values())
+    if spent is None or not total:
+        return []
+    parts = sorted(spent.seconds.items(), key=lambda part: -part[1])
+    shown = ", ".join(
+        f"{phase} {percent(seconds / total)}" for phase, seconds in parts if seconds >= total / 200
+    )
+    lines = [line(f"TIME     {shown}").fitted(width)]
+    if spent.examples_per_s is not None:
+        pace = f"{spent.examples_per_s:.3g} pairs/s, {percent(spent.padding)} padding"
+        lines.append(line(f"         {pace}").fitted(width))
     return lines
 
 

@@ -148,6 +148,21 @@ class Trouble:
 
 
 @dataclass(frozen=True)
+class Spent:
+    """Where the time of some folds went."""
+
+    folds: int
+    seconds: Mapping[str, float]
+    """By phase, `start`, `data`, `forward`, `backward`, `optimizer`, `evaluation`, `store`; the
+    evaluation's forward passes are `evaluation`."""
+    examples_per_s: float | None
+    """While training."""
+    tokens_per_s: float | None
+    padding: float | None
+    """Share of the tokens that went through the device in training and were none."""
+
+
+@dataclass(frozen=True)
 class StudyStatus:
     """A study now, from one consistent read of the store."""
 
@@ -173,6 +188,8 @@ class StudyStatus:
     pruning: PruningStatus = PruningStatus()
     failures: tuple[FailureGroup, ...] = ()
     workers: tuple[WorkerStatus, ...] = ()
+    spent: Spent | None = None
+    """By the latest folds; None before the first."""
     adopted: int = 0
     """Attempts that went on with a trial of another worker or run."""
     data_sha256: str | None = None
@@ -193,6 +210,7 @@ class StudyStatus:
             "now": self.now,
             "study": self.study_json(),
             "pruning": asdict(self.pruning),
+            "spent": None if self.spent is None else asdict(self.spent),
             "workers": [asdict(worker) for worker in self.workers],
             "failures": [asdict(group) for group in self.failures],
             "troubles": [asdict(trouble) for trouble in self.troubles],

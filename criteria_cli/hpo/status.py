@@ -27,6 +27,7 @@ from criteria_cli.hpo.leaders import leaders_of
 from criteria_cli.hpo.leases import expired
 from criteria_cli.hpo.savings import pruning_of
 from criteria_cli.hpo.schema import check_versions, read_versions
+from criteria_cli.hpo.spent import spent_lately
 from criteria_cli.hpo.tables import attempts, leases, studies
 from criteria_cli.hpo.team import last_event_age, pace_now, versions_of, workers_of
 from criteria_cli.hpo.timings import Timings
@@ -150,6 +151,7 @@ def status_of(
         pruning=pruning,
         failures=failures,
         workers=team,
+        spent=spent_lately(connection, name),
         adopted=_adopted(connection, name),
         data_sha256=row.data_sha256,
         versions=json.loads(row.versions),

@@ -31,6 +31,7 @@ KEYS = {
         "folds_run", "folds_full", "epochs_run", "epochs_full", "saved_fraction", "by_reason",
         "by_rung", "confirm",
     },
+    "spent": None,
     "workers": None,
     "failures": None,
     "troubles": None,

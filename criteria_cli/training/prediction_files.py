@@ -30,6 +30,7 @@ from criteria_cli.training.threads import settle
 _POSTS = 32
 """Posts scored between two signs of life."""
 _TEXT_COLUMNS = ("post", "text")
+_EITHER = " or ".join(f"`{name}`" for name in _TEXT_COLUMNS)
 
 
 def predict_file(order: PredictOrder, report: PredictReport) -> PredictResult:
@@ -44,6 +45,11 @@ def predict_file(order: PredictOrder, report: PredictReport) -> PredictResult:
         Saved: `report` answered False; the same order goes on.
     """
     started = time.monotonic()
+    if order.input.is_dir():
+        raise UsageError(
+            f"`{order.input.name}` is a folder, INPUT must be a file: CSV, JSONL or Parquet",
+            code="predict.input",
+        )
     _check_output(order)
     posts = _Posts(order)
     settle(order.threads)
@@ -128,20 +134,37 @@ class _Posts:
                 yield post_id, text
 
     def _rows(self) -> Iterator[tuple[int, str, str]]:
-        columns = (self._order.id_column, self._column)
-        for row, (post_id, text) in read_table(self._order.input, columns):
-            yield row, post_id.strip(), text
+        try:
+            for row, (post_id, text) in self._table(self._column):
+                yield row, post_id.strip(), text
+        except UsageError as error:
+            raise _by_flags(error) from None
 
     def _find_column(self) -> str:
-        for name in _TEXT_COLUMNS[:-1]:
+        for name in _TEXT_COLUMNS:
             try:
-                next(read_table(self._order.input, (self._order.id_column, name)), None)
+                next(self._table(name), None)
             except UsageError as error:
-                if error.code == "data.column" and f"`{name}`" in error.message:
-                    continue
-                raise
+                missing = f"no column `{name}`"
+                if error.code != "data.column" or missing not in error.message:
+                    raise _by_flags(error) from None
+                either = error.message.replace(missing, f"no column {_EITHER}")
+                problem = UsageError(either, code=error.code)
+                continue
             return name
-        return _TEXT_COLUMNS[-1]
+        raise _by_flags(problem)
+
+    def _table(self, text_column: str) -> Iterator[tuple[int, tuple[str, ...]]]:
+        return read_table(self._order.input, (self._order.id_column, text_column))
+
+
+def _by_flags(error: UsageError) -> UsageError:
+    """The error with what to type here, where there is no study file."""
+    if error.code != "data.column":
+        return error
+    return UsageError(
+        error.message, hint="name them with --id-column and --text-column", code=error.code
+    )
 
 
 def _model_digest(directory: Path) -> str:

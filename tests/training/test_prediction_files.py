@@ -162,16 +162,32 @@ def test_a_post_that_stands_there_twice_is_scored_once(order: PredictOrder) -> N
         ("post_id,text\n1,a\n1,b\n", r"`posts.csv` row 3: the post id has had another text"),
         ("post_id,text\n1,a\n2, \n", r"`posts.csv` row 3: column `text` is empty"),
         ("post_id,text\n,a\n", r"`posts.csv` row 2: the post id is empty"),
-        ("post_id,body\n1,a\n", r"`posts.csv` has no column `text`, it has: post_id, body"),
+        (
+            "post_id,body\n1,a\n",
+            r"`posts.csv` has no column `post` or `text`, it has: post_id, body",
+        ),
         ("id,text\n1,a\n", r"`posts.csv` has no column `post_id`, it has: id, text"),
         ("", r"`posts.csv` has no rows"),
     ],
 )
 def test_input_that_cannot_be_used(content: str, message: str, order: PredictOrder) -> None:
     order.input.write_text(content)
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(UsageError, match=message) as refused:
         predict_file(order, go_on)
     assert not order.out.exists()
+    if "no column" in message:
+        assert refused.value.hint == "name them with --id-column and --text-column"
+
+
+def test_a_named_column_that_is_not_there(order: PredictOrder) -> None:
+    with pytest.raises(UsageError, match=r"has no column `body`") as refused:
+        predict_file(replace(order, text_column="body"), go_on)
+    assert refused.value.hint == "name them with --id-column and --text-column"
+
+
+def test_a_folder_is_no_input(order: PredictOrder) -> None:
+    with pytest.raises(UsageError, match=r"is a folder, INPUT must be a file"):
+        predict_file(replace(order, input=order.input.parent), go_on)
 
 
 def test_columns_may_have_other_names(order: PredictOrder) -> None:

@@ -43,7 +43,7 @@ class ModelRecord:
     head: Head
     calibration: Calibration
     report: Mapping[str, Any]
-    """Estimates, data, settings and versions, see `final.py`."""
+    """Estimates, data, settings and versions, see `record.py`."""
 
     def to_json(self, files: Mapping[str, str]) -> dict[str, Any]:
         return {

@@ -12,7 +12,6 @@ import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -30,10 +29,6 @@ from criteria_cli.study.trial import EpochReport, Event, FoldReport, Progress, R
 from criteria_cli.training.calibration import fit_calibration
 from criteria_cli.training.checkpoint import Checkpoints
 from criteria_cli.training.estimates import (
-    NESTED,
-    NESTED_CHOSEN,
-    NESTED_FIXED,
-    NESTED_TRIALS,
     collapsed,
     estimates,
     final_calibration,
@@ -43,6 +38,7 @@ from criteria_cli.training.evidence_scores import evidence_score, sentence_weigh
 from criteria_cli.training.export import ModelRecord, check_target, write_model
 from criteria_cli.training.heldout import HeldOut
 from criteria_cli.training.loop import FitResult
+from criteria_cli.training.record import nested_means, training_record
 from criteria_cli.training.scoring import put_weights, score_pairs, score_texts
 from criteria_cli.training.tokens import Integers
 from criteria_cli.training.trainer import Trainer
@@ -95,12 +91,13 @@ class _Training:
         found = estimates(
             self.corpus,
             folds,
-            nested_means=self._nested_means(),
+            nested_means=nested_means(self.order),
             search_score=self.order.search_score,
         )
         epochs = self._final_epochs(folds)
         self._fit_on_everything(epochs, fold=len(folds) + 1)
-        record = self._record(found, epochs)
+        seconds = time.monotonic() - self.started
+        record = training_record(self.order, self.trainer, found, epochs, seconds)
         encoder = self.trainer.model(self.order.hyperparameters.model).encoder
         content = ModelRecord(
             criteria=self.corpus.criteria,
@@ -252,53 +249,6 @@ class _Training:
             last=True,
         )
 
-    # -- what is written ---------------------------------------------------------------------
-
-    def _record(self, found: dict[str, Any], epochs: int) -> dict[str, Any]:
-        order, corpus = self.order, self.corpus
-        settings = order.hyperparameters.to_json()
-        base = _public_name(settings["model"]["name"])
-        settings["model"]["name"] = base
-        examples = self.trainer.examples(order.hyperparameters.model)
-        cut = examples.tokens.cut(examples.post, examples.criterion)
-        origin = "" if order.trial is None else f" --from {order.trial}"
-        versions = dict(self.trainer.ready().versions)
-        source = versions.pop("model")
-        return {
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "study": {
-                "name": order.spec.name,
-                "origin": order.origin,
-                "trial": order.trial,
-                "seed": order.seed,
-                "command": f"criteria train {order.spec.name}{origin}",
-            },
-            "base": {"name": base, "source": source},
-            "data": {
-                "sha256": corpus.sha256,
-                "posts": len(corpus.post_ids),
-                "groups": len(set(corpus.groups)),
-                "pairs": len(corpus),
-                "positives": corpus.positives,
-                "cut_share": float((cut > 0).mean()),
-            },
-            "hyperparameters": settings,
-            "validation": order.spec.validation.model_dump(mode="json"),
-            "final": {
-                "epochs": epochs,
-                "pairs": len(corpus),
-                "seconds": time.monotonic() - self.started,
-                "precision": self.trainer.precision,
-            },
-            "estimates": found,
-            "versions": versions,
-        }
-
-    def _nested_means(self) -> str:
-        if self.order.chosen_without is not None:
-            return NESTED + NESTED_TRIALS
-        return NESTED + (NESTED_FIXED if self.order.trial is None else NESTED_CHOSEN)
-
     # -- going on ----------------------------------------------------------------------------
 
     def _place(self, settings: Hyperparameters) -> tuple[Path, str]:
@@ -359,9 +309,3 @@ def _spread(pairs: Sequence[int], most: int) -> list[int]:
     if len(pairs) <= most:
         return list(pairs)
     return [pairs[place * len(pairs) // most] for place in range(most)]
-
-
-def _public_name(model: str) -> str:
-    """A hub name as it is; of a local path its last part alone."""
-    path = Path(model).expanduser()
-    return path.resolve().name if path.is_dir() else model

@@ -191,7 +191,8 @@ def event_sentence(event: HpoEvent) -> str:
         case SignalSeen():
             return f"signal {event.signal}: saving"
         case WorkerStopped():
-            return f"worker stopped reason={event.reason}: {event.message}"
+            why = f": {event.message}" if event.message else ""
+            return f"worker stopped reason={event.reason}{why}"
 
 
 def _start(event: TrialStarted) -> str:

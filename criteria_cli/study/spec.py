@@ -24,6 +24,7 @@ NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 LOCAL_KEYS = frozenset(
     {
         "data.path",
+        "model.compile",
         "training.eval_batch_size",
         "training.auto_detect_batch_size",
         "training.vram_headroom",
@@ -110,6 +111,9 @@ class ModelSpec(_Section):
     attention: Literal["auto", "reference"] = "auto"
     """`auto` computes DeBERTa-v2 and v3 in a faster order, equal up to rounding; `reference` runs
     the code of transformers."""
+    compile: Literal["auto"] | bool = "auto"
+    """Run DeBERTa-v2 and v3 through `torch.compile`: `auto` where that is measured to be faster on
+    the card at hand, true always, false never."""
     hidden_dropout: Fraction | None = None
     attention_dropout: Fraction | None = None
     classifier_dropout: Fraction | None = None

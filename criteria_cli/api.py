@@ -163,6 +163,8 @@ def train(
 
     flags = {} if data is None else {"data.path": ("data", str(data))}
     definition = load_definition(str(study), settings=settings, flags=flags)
+    if trial is not None:
+        definition = wiring.as_frozen(definition, wiring.storage_address(storage))
     spec = definition.spec
     directory = Path(os.environ.get("CRITERIA_RUNS") or "runs").expanduser() / spec.name
     order = TrainOrder(

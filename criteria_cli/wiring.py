@@ -260,11 +260,25 @@ def probe_devices(definition: Definition, device: str, *, refresh: bool) -> tupl
     return probe.probe_all(definition.spec, device, refresh=refresh)
 
 
+def as_frozen(definition: Definition, storage: str) -> Definition:
+    """The definition of a study in a store, with what is this command's own; see
+    `study.files.as_frozen`.
+
+    Raises:
+        UsageError: no such study.
+        StoreError: the store cannot be read.
+    """
+    from criteria_cli.hpo import selection
+    from criteria_cli.study import files
+
+    return files.as_frozen(definition, selection.frozen_spec(storage, definition.spec.name))
+
+
 def order_from_trial(order: TrainOrder, storage: str, which: int | Literal["best"]) -> TrainOrder:
     """The order with the settings of a study's trial.
 
     Raises:
-        UsageError: no such study or trial, or the study was made with other settings.
+        UsageError: no such study or trial.
         StoreError: the store cannot be read.
     """
     from criteria_cli.hpo import selection

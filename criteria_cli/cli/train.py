@@ -124,6 +124,11 @@ def command(
         raise UsageError(
             f"`{target}` exists, give `--overwrite` to replace it", code="usage.exists"
         )
+    if origin is not None:
+        from criteria_cli import wiring
+
+        refuse_searched(definition)
+        definition = wiring.as_frozen(definition, store(storage).address)
     order = _order(definition, origin, storage, target, device)
     summary = described_data(definition)
     if dry_run:
@@ -169,7 +174,6 @@ def _order(
     )
     if origin is None:
         return order
-    refuse_searched(definition)
     which: int | Literal["best"] = "best" if origin == "best" else int(origin)
     return wiring.order_from_trial(order, store(storage).address, which)
 

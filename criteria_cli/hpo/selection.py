@@ -8,15 +8,19 @@ trial with the best mean over the other folds was chosen without fold k; its sco
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import mean
 from typing import Literal
 
+import sqlalchemy as sa
+
 from criteria_cli.errors import UsageError
 from criteria_cli.hpo import status
 from criteria_cli.hpo.engine import reading_engine
 from criteria_cli.hpo.report_facts import StudyRecord, read_record
+from criteria_cli.hpo.tables import studies
 from criteria_cli.hpo.url import read_url
 from criteria_cli.study.spec import Scalar, StudySpec
 
@@ -52,6 +56,23 @@ def select(storage: str, name: str, which: int | Literal["best"]) -> Selection:
         if trial.number == which:
             return Selection(spec, which, trial.params, trial.value, None)
     raise UsageError(f"study `{name}` has no finished trial {which}", code="study.no_trial")
+
+
+def frozen_spec(storage: str, name: str) -> StudySpec:
+    """The definition that a study's first worker froze.
+
+    Raises:
+        UsageError: no study of this name, naming those that exist.
+        StoreError: the store cannot be read.
+    """
+    status.read_study(storage, name)  # refuses an unknown name
+    stored = status.reading(
+        read_url(storage),
+        lambda connection: connection.execute(
+            sa.select(studies.c.definition).where(studies.c.name == name)
+        ).scalar_one(),
+    )
+    return StudySpec.from_json(json.loads(stored))
 
 
 def study_record(storage: str, name: str) -> StudyRecord:

@@ -177,6 +177,20 @@ def test_a_dry_run_writes_nothing_and_names_each_source(tmp_path: Path, run_in: 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s.toml"]
 
 
+def test_a_trial_is_trained_as_its_study_ran_it(study: Path, run_in: Run) -> None:
+    """Trap 14: the file says something else by now."""
+    path = study / "s.toml"
+    path.write_text(path.read_text().replace("epochs = 3", "epochs = 99"))
+    ran = run_in(study, "train", "s.toml", "--from", "best", "--set", "model.max_length=64",
+                 "--dry-run")  # fmt: skip
+    assert ran.code == 0, ran.err
+    assert re.search(r"^trains trial \d of study s, model to ", ran.out, re.MULTILINE)
+    assert re.search(r"^training.epochs +3 +study s$", ran.out, re.MULTILINE)
+    assert re.search(r"^model.max_length +64 +--set$", ran.out, re.MULTILINE)
+    own = run_in(study, "train", "s.toml", "--dry-run")
+    assert re.search(r"^training.epochs +99 +s.toml$", own.out, re.MULTILINE)
+
+
 def test_a_setting_that_every_trial_samples_is_not_ignored(tmp_path: Path, run_in: Run) -> None:
     write(tmp_path)
     ran = run_in(tmp_path, "hpo", "s.toml", "--set", "training.batch_size=8")

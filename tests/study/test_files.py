@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from criteria_cli.errors import UsageError
-from criteria_cli.study.files import Definition, load_definition
+from criteria_cli.study.files import Definition, as_frozen, load_definition
 
 MINIMAL = """
 schema = 1
@@ -205,6 +205,25 @@ def test_set_replaces_whole_parameters_and_single_bounds(tmp_path: Path) -> None
     assert none.spec.search == {}
     dotted = load(tmp_path, text, "search.model.hidden_dropout={low=0,high=0.2}")
     assert "model.hidden_dropout" in dotted.spec.search
+
+
+def test_a_frozen_definition_keeps_what_is_local_or_given(tmp_path: Path) -> None:
+    frozen = load(tmp_path, f"{MINIMAL}[training]\nepochs = 7\nwarmup_ratio = 0.2\n").spec
+    now = load(
+        tmp_path,
+        MINIMAL.replace("table.csv", "moved.csv") + "[training]\nepochs = 9\n",
+        "training.batch_size=64",
+        "pruner.patience={folds=1}",
+        "search.weight_decay={low=0,high=0.1}",
+    )
+    found = as_frozen(now, frozen)
+    assert (found.spec.training.epochs, found.spec.training.warmup_ratio) == (7, 0.2)
+    assert (found.spec.training.batch_size, found.spec.data.path) == (64, "moved.csv")
+    assert found.spec.pruner.patience is not None
+    assert found.spec.search == {}
+    sources = {key: source for key, _, source in found.settings()}
+    assert sources["training.epochs"] == sources["training.warmup_ratio"] == "study mine"
+    assert sources["training.batch_size"] == "--set"
 
 
 def test_a_bare_word_is_text(tmp_path: Path) -> None:

@@ -32,8 +32,8 @@ Floats = NDArray[np.float64]
 STUDY_NAME = "criteria"
 STARTUP_TRIALS = 10
 REFIT_ITERATIONS = 15
-REFIT_GROWTH = 1.1
-"""Racing is refitted here when a study has grown by a tenth; production refits for each look."""
+REFIT_GROWTH = 1.2
+"""Racing is refitted here when a study has grown by a fifth; production refits for each look."""
 
 
 @dataclass
@@ -319,6 +319,7 @@ class Racing:
         self.curves: Curves | None = None
         self.model: CurveModel | None = None
         self.forecaster: Forecaster | None = None
+        self.floors: Floats | None = None
         self.refit_at = 0
 
     def __call__(self, played: Played, trial: int) -> int:
@@ -329,7 +330,8 @@ class Racing:
         if trial >= self.startup:
             self._refit(played, trial)
             assert self.forecaster is not None
-            race = Race(self.forecaster, played.best_mean)
+            assert self.floors is not None
+            race = Race(self.forecaster, self.floors, played.best_mean)
             stop = race.first_stop(self.curves.values[trial], self.error_rate)
             run = run if stop is None else self._epochs_at(stop, played)
         return self._with_hyperband(played, trial, run)
@@ -341,10 +343,12 @@ class Racing:
         ends = np.array([self._epochs_at(look, played) for look in range(self.curves.length)])
         known = np.searchsorted(ends, played.run[:trial], side="right")
         seen = Curves(self.curves.values[:trial], known, self.curves.fold_count, self.curves.looks)
+        self.floors = seen.floors()
+        raised = seen.above(self.floors)
         if self.model is None or self.restart:
-            self.model = fit_curves(seen)
+            self.model = fit_curves(raised)
         else:
-            self.model = fit_curves(seen, iterations=REFIT_ITERATIONS, start=self.model)
+            self.model = fit_curves(raised, iterations=REFIT_ITERATIONS, start=self.model)
         self.forecaster = Forecaster.of(self.model)
         self.refit_at = max(trial + 1, int(trial * self.refit_growth))
 

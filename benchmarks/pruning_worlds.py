@@ -118,8 +118,8 @@ def recorded(path: Path = RECORDED) -> tuple[Floats, Floats]:
     )
     scores[repeat, configuration, fold - 1] = rows[:, 3:]
     means = scores.max(axis=3).mean(axis=2)
-    again = np.isfinite(means[1:]).all(axis=0)
-    true = means[1:, again].mean(axis=0)
+    again = np.isfinite(means[1:]).any(axis=0)
+    true = np.nanmean(means[1:, again], axis=0)
     slope, level = np.polyfit(means[0, again], true, 1)
     predicted = slope * means[0] + level
     predicted[again] = true

@@ -19,6 +19,7 @@ of final scores on early ones over finished trials would be.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 
@@ -58,12 +59,12 @@ class CurveModel:
 
     def covariance_root(self) -> Floats:
         """(K * L, K * L) lower Cholesky factor of a whole curve's covariance."""
-        folds = self.fold_count
-        whole = np.kron(np.ones((folds, folds)), self.between)
-        whole += np.kron(np.eye(folds), self.within)
+        folds, each = self.fold_count, range(self.fold_count)
+        whole = np.tile(self.between, (folds, folds))
+        whole.reshape(folds, self.looks, folds, self.looks)[each, :, each, :] += self.within
         diagonal = np.diag_indices_from(whole)
         whole[diagonal] += LEAST_VARIANCE + RIDGE * whole[diagonal].mean()
-        return np.linalg.cholesky(whole)
+        return np.asarray(np.linalg.cholesky(whole), dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -192,6 +193,10 @@ def _nearest_covariance(matrix: Floats) -> Floats:
 
 def _damped(covariance: Floats, weight: float) -> Floats:
     """Pulled by `weight` towards correlations that fall off with the distance of two looks."""
-    place = np.arange(len(covariance))
-    distance = np.abs(np.subtract.outer(place, place))
-    return covariance * (1.0 - weight + weight * PRIOR_CORRELATION**distance)
+    return covariance * (1.0 - weight + weight * _prior_correlations(len(covariance)))
+
+
+@cache
+def _prior_correlations(looks: int) -> Floats:
+    place = np.arange(looks)
+    return np.asarray(PRIOR_CORRELATION ** np.abs(np.subtract.outer(place, place)))

@@ -15,6 +15,9 @@ from criteria_cli.hpo.scores import Floats, Ints, Scores
 
 MOST_LOOKS = 12
 """Looks per fold; with more epochs they stand further and further apart."""
+FLOOR = 0.25
+"""The quantile at which curves are cut off from below: a quarter of runs that fail, each in its own
+way, would make every forecast unsure, and which of them is the worst says nothing of the best."""
 
 
 def look_epochs(epoch_count: int) -> tuple[int, ...]:
@@ -70,6 +73,17 @@ class Curves:
     def length(self) -> int:
         """K * L, the length of a whole curve."""
         return self.fold_count * self.looks
+
+    def floors(self) -> Floats:
+        """(K * L,) the lower quartile of each look over the curves that are known there; every look
+        must be known of one."""
+        known = np.arange(self.length) < self.known[:, None]
+        return np.nanquantile(np.where(known, self.values, np.nan), FLOOR, axis=0)
+
+    def above(self, floors: Floats) -> Curves:
+        """With values below `floors` raised to them."""
+        raised = np.maximum(self.values, floors)
+        return Curves(raised, self.known, self.fold_count, self.looks)
 
     def rows(self, chosen: Ints) -> Curves:
         """Only these trials."""

@@ -19,10 +19,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
-from criteria_cli.hpo.curve_model import CurveModel, Forecaster, fit_curves
+from criteria_cli.hpo.curve_model import Forecaster, fit_curves
 from criteria_cli.hpo.curves import Curves
 from criteria_cli.hpo.scores import Floats, Scores
 
@@ -52,20 +53,40 @@ class Race:
     """The state of a study against which trials are judged."""
 
     forecaster: Forecaster
+    floors: Floats
+    """(K * L,) below which a curve's values count as these; see `Curves.floors`."""
     to_beat: float
     """The incumbent's mean over folds."""
 
-    def log_ratios(self, values: Floats) -> Floats:
-        """(K * L,) log of chance over chance before, as each look of a curve is known."""
+    @classmethod
+    def of(cls, curves: Curves, to_beat: float) -> Race:
+        """Fitted to curves of which at least three are whole."""
+        floors = curves.floors()
+        return cls(Forecaster.of(fit_curves(curves.above(floors))), floors, to_beat)
+
+    def forecasts(self, values: Floats) -> Floats:
+        """(..., K * L) expected final means of curves, as each look is known."""
+        return self.forecaster.forecasts(np.maximum(values, self.floors))
+
+    def behind(self, values: Floats) -> Floats:
+        """(..., K * L) how far each look's forecast of a curve lies below the incumbent, in its
+        standard deviations."""
         ahead = self.forecaster
-        before = log_chance((self.to_beat - ahead.prior_mean) / ahead.prior_sd)
-        forecasts, sd = ahead.forecasts(values), np.maximum(ahead.sd, LEAST_SD)
-        return np.array([log_chance(z) for z in (self.to_beat - forecasts) / sd]) - before
+        return (self.to_beat - self.forecasts(values)) / np.maximum(ahead.sd, LEAST_SD)
+
+    @property
+    def behind_before(self) -> float:
+        """The same for a trial that has not begun."""
+        return (self.to_beat - self.forecaster.prior_mean) / self.forecaster.prior_sd
+
+    def limit(self, error_rate: float) -> float:
+        """How far behind a trial is stopped."""
+        return farthest(self.behind_before, error_rate)
 
     def first_stop(self, values: Floats, error_rate: float = ERROR_RATE) -> int | None:
         """The first look, from 0, after which a trial with this curve is stopped; not the last."""
-        below = np.flatnonzero(self.log_ratios(values)[:-1] < math.log(error_rate))
-        return int(below[0]) if len(below) else None
+        stopped = np.flatnonzero(self.behind(values)[:-1] > self.limit(error_rate))
+        return int(stopped[0]) if len(stopped) else None
 
 
 @dataclass(frozen=True)
@@ -88,14 +109,13 @@ def most_promising(history: Scores, count: int) -> tuple[Candidate, ...]:
     race = open_race(history)
     if race is None:
         return ()
-    curves, ahead = Curves.of_history(history), race.forecaster
+    curves, sds = Curves.of_history(history), race.forecaster.sd
     found = []
     for row in np.flatnonzero(history.stopped & (curves.known > 0)):
         at = int(curves.known[row]) - 1
-        forecast = float(ahead.forecasts(curves.values[row])[at])
-        sd = float(max(ahead.sd[at], LEAST_SD))
-        chance = math.exp(log_chance((race.to_beat - forecast) / sd))
-        found.append(Candidate(int(history.number[row]), forecast, sd, chance))
+        forecast = float(race.forecasts(curves.values[row])[at])
+        chance = math.exp(log_chance(float(race.behind(curves.values[row])[at])))
+        found.append(Candidate(int(history.number[row]), forecast, float(sds[at]), chance))
     found.sort(key=lambda candidate: (-candidate.chance, -candidate.forecast, candidate.number))
     return tuple(found[:count])
 
@@ -105,6 +125,19 @@ def log_chance(z: float) -> float:
     if z < 30.0:
         return math.log(0.5 * math.erfc(z / math.sqrt(2.0)))
     return -0.5 * z * z - math.log(z * math.sqrt(2.0 * math.pi))
+
+
+@lru_cache(maxsize=256)
+def farthest(behind_before: float, error_rate: float) -> float:
+    """How many sds behind the chance is `error_rate` times that at `behind_before`."""
+    wanted = log_chance(behind_before) + math.log(error_rate)
+    near, far = behind_before, max(behind_before, 0.0) + 1.0
+    while log_chance(far) > wanted:
+        far *= 2.0
+    for _ in range(60):
+        middle = (near + far) / 2.0
+        near, far = (middle, far) if log_chance(middle) > wanted else (near, middle)
+    return far
 
 
 def open_race(history: Scores, *, leave_out: int | None = None) -> Race | None:
@@ -118,8 +151,7 @@ def open_race(history: Scores, *, leave_out: int | None = None) -> Race | None:
         return None
     curves = Curves.of_history(history)
     others = np.flatnonzero((history.number != leave_out) & (curves.known > 0))
-    model: CurveModel = fit_curves(curves.rows(others))
-    return Race(Forecaster.of(model), float(history.folds[best].mean()))
+    return Race.of(curves.rows(others), float(history.folds[best].mean()))
 
 
 def standing(
@@ -131,14 +163,12 @@ def standing(
     race = open_race(history, leave_out=number) if at >= 0 else None
     if race is None or history.incumbent is None:
         return None
-    ratio = float(race.log_ratios(own.values[0])[at])
-    ahead = race.forecaster
-    before = math.exp(log_chance((race.to_beat - ahead.prior_mean) / ahead.prior_sd))
+    behind = float(race.behind(own.values[0])[at])
     return Standing(
-        stop=ratio < math.log(error_rate),
+        stop=behind > race.limit(error_rate),
         incumbent=int(history.number[history.incumbent]),
-        forecast=float(ahead.forecasts(own.values[0])[at]),
-        sd=float(ahead.sd[at]),
-        chance=before * math.exp(ratio),
-        chance_before=before,
+        forecast=float(race.forecasts(own.values[0])[at]),
+        sd=float(race.forecaster.sd[at]),
+        chance=math.exp(log_chance(behind)),
+        chance_before=math.exp(log_chance(race.behind_before)),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import optuna
 import pytest
@@ -53,7 +55,7 @@ def race_through(
                 history = store(table[:trial], run[:trial])
                 race, refit_at = open_race(history), int(trial * refit) + 1
             assert race is not None
-            race = Race(race.forecaster, best)
+            race = replace(race, to_beat=best)
             stop = race.first_stop(whole.values[trial])
             run[trial] = run[trial] if stop is None else ends[stop]
             beating += means[trial] > best
@@ -352,3 +354,20 @@ def test_it_refuses_to_minimise() -> None:
     trial.report(0.5, 1)
     with pytest.raises(ValueError, match="maximised"):
         trial.should_prune()
+
+
+def test_trials_that_fail_make_forecasts_no_less_sure() -> None:
+    table = random_table(100, 3, 4, seed=11)
+    table[::5] = 0.0
+    curves = Curves.of(table.max(axis=2), table)
+    whole = Curves.of(table.max(axis=2)[1::5], table[1::5])
+    raised = Race.of(curves, 0.5).forecaster.prior_sd
+    assert raised < 1.5 * Forecaster.of(fit_curves(whole)).prior_sd
+    assert raised < 0.5 * Forecaster.of(fit_curves(curves)).prior_sd
+
+
+def test_floors_are_quartiles_of_what_is_known() -> None:
+    values = np.array([[0.1, 0.0], [0.2, 0.9], [0.3, 0.5], [0.4, 0.7], [0.5, 0.1]])
+    curves = Curves(values, np.array([1, 2, 2, 2, 1]), 1, 2)
+    assert curves.floors() == pytest.approx([0.2, 0.6])
+    assert curves.above(curves.floors()).values[0] == pytest.approx([0.2, 0.6])

@@ -61,13 +61,12 @@ def event_line(event: HpoEvent) -> Line | None:
         return None
     at = f"{event.at[11:19]}Z"
     if isinstance(event, WorkerReady):
+        cut = count(event.cut_posts, "post")
         facts = (
             f"ready after {duration(event.seconds)}",
+            f"{cut} cut, {percent(event.unread)} unread" if event.cut_posts else "",
             event.device_name,
             event.precision,
-            f"{count(event.cut_posts, 'post')} cut, {percent(event.unread)} of all tokens unread"
-            if event.cut_posts
-            else "",
         )
         return line(Span(f"{at}  ", "dim"), f"{event.device:<6} ", "  ".join(filter(None, facts)))
     if isinstance(event, TrialEnded):

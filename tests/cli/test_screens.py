@@ -263,7 +263,7 @@ def test_cut_posts_and_collapsed_models_are_said() -> None:
     ready = WorkerReady(AT, "w", device="cpu", precision="fp32", cut_posts=7, unread=0.034)
     fold = FoldEnded(AT, "w", trial=3, fold=1, folds=5, score=0.0, epochs=21)
     assert "cut_posts=7 unread=0.0340" in event_sentence(ready)
-    assert "7 posts cut, 3% of all tokens unread" in listed(ready)
+    assert "7 posts cut, 3% unread" in listed(ready)
     assert "cut" not in listed(replace(ready, cut_posts=0, unread=0.0))
     assert "collapsed" not in event_sentence(fold)
     assert listed(fold) == ""

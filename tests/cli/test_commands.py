@@ -91,6 +91,7 @@ def test_a_search_in_a_pipe(finished: tuple[Path, Any]) -> None:
     events = [line for line in lines if re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ ", line)]
     assert sum(" trial n=" in line and " start " in line for line in events) == 6
     assert "A.1" in ran.err
+    assert re.search(r" (\d+) of \1 evidence sentences found in their posts", ran.err)
     assert lines[-3].startswith("s: 6 of 6 trials, best f1 0.")
     assert "yes to every pair 0." in lines[-3]
     assert lines[-2] == "store sqlite:///criteria.db, log runs/s/hpo.log"
@@ -104,6 +105,16 @@ def test_a_finished_study_is_done_at_once(study: Path, run_in: Run) -> None:
     assert document["schema"] == "criteria.status/1"
     assert document["study"]["trials"]["complete"] + document["study"]["trials"]["pruned"] == 6
     assert " start " not in again.err
+
+
+def test_a_stopped_trial_is_confirmed(study: Path, run_in: Run) -> None:
+    ran = run_in(study, "hpo", "s.toml", "--device", "cpu", "--confirm", "1", env=STAND_IN)
+    assert ran.code == 0, ran.err
+    assert re.search(r"trial n=6 start confirms=\d folds_done=[12] ", ran.err)
+    assert ran.err.splitlines()[-3].startswith("s: 6 of 6 trials, 1 confirmed, best f1 0.")
+    shown = run_in(study, "status", "s").out
+    assert "CONFIRM  1 of 1 stopped trials finished\n" in shown
+    assert re.search(r"folds run \d+ of 18, epochs \d+ of 54, \d+ % saved", shown)
 
 
 def test_status_in_a_pipe(study: Path, run_in: Run) -> None:

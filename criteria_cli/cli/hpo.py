@@ -227,6 +227,8 @@ def _conclude(again: str, summary: DataSummary, place: Store, result: SearchResu
         f"yes to every pair {score(summary.baseline)}"
     )
     spent = f"{status.trials.finished} of {count(status.target, 'trial')}"
+    if status.pruning.confirm.complete:
+        spent += f", {status.pruning.confirm.complete} confirmed"
     tell(f"{status.name}: {spent}{over}, {best}")
     tell(f"store {place.shown}, log {shown_path(result.log)}")
     done = result.ended == "finished" and status.best is not None

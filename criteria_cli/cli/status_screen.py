@@ -152,6 +152,12 @@ def _pruning(study: StudyStatus, width: int | None) -> list[Line]:
     ]
     if places:
         lines += wrapped(", ".join(places), width, indent="         ")
+    confirm = pruning.confirm
+    if confirm.wanted:
+        failed = f", {confirm.failed} failed" if confirm.failed else ""
+        running = f", {confirm.running} running" if confirm.running else ""
+        done = f"{confirm.complete} of {confirm.wanted} stopped trials finished{failed}{running}"
+        lines.append(line(f"CONFIRM  {done}").fitted(width))
     return lines
 
 

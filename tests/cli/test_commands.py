@@ -114,7 +114,7 @@ def test_a_stopped_trial_is_confirmed(study: Path, run_in: Run) -> None:
     assert ran.err.splitlines()[-3].startswith("s: 6 of 6 trials, 1 confirmed, best f1 0.")
     shown = run_in(study, "status", "s").out
     assert "CONFIRM  1 of 1 stopped trials finished\n" in shown
-    assert re.search(r"folds run \d+ of 18, epochs \d+ of 54, \d+ % saved", shown)
+    assert re.search(r"folds run \d+ of 18, epochs \d+ of 54, \d+% saved", shown)
 
 
 def test_status_in_a_pipe(study: Path, run_in: Run) -> None:

@@ -118,6 +118,16 @@ def _snapshot(storage: str) -> list[object]:
             "`search.learning_rate` ({low = 1e-06, high = 0.001, log = True} in the study, none",
         ),
         (
+            {
+                "search": {
+                    "learning_rate": {"low": 1e-6, "high": 1e-3, "log": True},
+                    "batch_size": {"choices": [16, 64]},
+                }
+            },
+            {},
+            "`search.batch_size` ({log = False, choices = [16, 32]} in the study, {log = False, choic",
+        ),
+        (
             {"pruner": {"type": "median", "startup_trials": 3}},
             {},
             "`pruner.startup_trials` (10 in the study, 3 here), `pruner.type` (none in the study,",

@@ -73,6 +73,14 @@ def test_two_workers_at_once_draw_different_trials(storage: str) -> None:
         assert claims[0].params != claims[1].params
 
 
+def test_tpe_sees_parameters_together_and_counts_trials_under_way() -> None:
+    sampler = sampler_for(spec_of(sampler={"type": "tpe", "startup_trials": 7}), 0)
+    assert isinstance(sampler, optuna.samplers.TPESampler)
+    assert sampler._multivariate
+    assert sampler._constant_liar
+    assert sampler._n_startup_trials == 7
+
+
 def test_an_interrupted_study_draws_what_an_undisturbed_one_draws(storage: str) -> None:
     """Random start-up trials and TPE alike: another worker, in another process, goes on."""
     spec = spec_of(sampler={"type": "tpe", "startup_trials": 3}, budget={"trials": 6})

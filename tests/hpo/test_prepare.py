@@ -125,7 +125,7 @@ def _snapshot(storage: str) -> list[object]:
                 }
             },
             {},
-            "`search.batch_size` ({log = False, choices = [16, 32]} in the study, {log = False, choic",
+            "`search.batch_size` ({log = False, choices = [16, 32]} in the study, ",
         ),
         (
             {"pruner": {"type": "median", "startup_trials": 3}},

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import typer
 
+from criteria_cli.cli.words import cleaned
 from criteria_cli.errors import (
     CriteriaError,
     MachineError,
@@ -102,9 +103,9 @@ def report(error: BaseException, *, arguments: list[str], debug: bool) -> int:
 
 
 def _say(message: str, hint: str, code: str, arguments: list[str], *, head: str = ERROR) -> None:
-    sys.stderr.write(f"{head}{message}\n")
+    sys.stderr.write(f"{head}{cleaned(message)}\n")  # it may name what stands in a shared store
     for line in hint.splitlines():
-        sys.stderr.write(f"  hint: {line}\n")
+        sys.stderr.write(f"  hint: {cleaned(line)}\n")
     if "--json" in arguments:
         document = {
             "schema": "criteria.error/1",

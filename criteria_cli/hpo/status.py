@@ -33,8 +33,11 @@ from criteria_cli.hpo.team import last_event_age, pace_now, versions_of, workers
 from criteria_cli.hpo.timings import Timings
 from criteria_cli.hpo.trouble import store_error
 from criteria_cli.hpo.url import StoreUrl, read_url
+from criteria_cli.study.explain import did_you_mean
 
 T = TypeVar("T")
+NAMED = 10
+"""Studies that a message lists at most."""
 
 
 def read_study(storage: str, name: str) -> StudyStatus:
@@ -48,11 +51,19 @@ def read_study(storage: str, name: str) -> StudyStatus:
     def read(connection: sa.Connection) -> StudyStatus:
         names = _names(connection)
         if name not in names:
-            there = f"there are: {', '.join(names)}" if names else "it is empty"
-            raise UsageError(f"no study `{name}` in this storage, {there}", code="study.unknown")
+            close = did_you_mean(name, names)
+            raise UsageError(
+                f"no study `{name}` in this storage{close or f', {_there(names)}'}",
+                code="study.unknown",
+            )
         return status_of(connection, name)
 
     return reading(read_url(storage), read)
+
+
+def _there(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"there are: {', '.join(names[:NAMED])}{more}" if names else "it is empty"
 
 
 def read_study_at(url: StoreUrl, name: str, lease_s: float) -> StudyStatus:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from criteria_cli.cli import failures
 from criteria_cli.cli.definition_screen import folds_screen
 from criteria_cli.cli.event_lines import PROGRESS_EVERY_S, EventLines, event_sentence
 from criteria_cli.cli.layout import Column, Line, Span, line, sides, table, wrapped
@@ -15,6 +16,7 @@ from criteria_cli.cli.status_screen import study_screen
 from criteria_cli.cli.studies_screen import studies_screen
 from criteria_cli.data.folds import FoldCount
 from criteria_cli.data.summary import DataSummary
+from criteria_cli.errors import UsageError
 from criteria_cli.hpo.events import (
     EpochEnded,
     FoldEnded,
@@ -114,6 +116,12 @@ def test_names_from_the_store_cannot_move_the_cursor(study_status: StudyStatus) 
         assert "\x1b" not in text
         assert "\u202e" not in text
         assert "\x07" not in text
+
+
+def test_an_error_that_names_one_cannot_either(capsys: pytest.CaptureFixture[str]) -> None:
+    evil = "there are: x\x1b]0;evil\x07\u202e"
+    assert failures.report(UsageError(evil, hint=evil), arguments=[], debug=False) == 2
+    assert capsys.readouterr().err == "error: there are: x]0;evil\n  hint: there are: x]0;evil\n"
 
 
 def test_a_new_study_says_what_comes(study_status: StudyStatus) -> None:

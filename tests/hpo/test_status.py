@@ -156,6 +156,10 @@ def test_a_study_that_is_not_there(storage: str) -> None:
     Desk(storage).close()
     with pytest.raises(UsageError, match="no study `nope` in this storage, there are: s"):
         status.read_study(storage, "nope")
+    spec = spec_of(name="deberta")
+    Desk(storage, spec=spec).close()
+    with pytest.raises(UsageError, match="storage, did you mean `deberta`"):
+        status.read_study(storage, "debreta")
 
 
 def test_a_store_that_is_not_there(tmp_path) -> None:  # type: ignore[no-untyped-def]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from criteria_cli.study.prediction import PredictOrder, PredictReport, PredictResult
     from criteria_cli.study.trial import Report
     from criteria_cli.training.host import HostMemory
-    from criteria_cli.training.probe import Probed
+    from criteria_cli.training.probe import Probed, Unusable
     from criteria_cli.training.visible import DeviceFacts
 
 
@@ -247,7 +247,9 @@ def write_figures(storage: str, name: str, folder: Path, *, overwrite: bool) -> 
     return report.write_png(storage, name, folder, overwrite=overwrite)
 
 
-def probe_devices(definition: Definition, device: str, *, refresh: bool) -> tuple[Probed, ...]:
+def probe_devices(
+    definition: Definition, device: str, *, refresh: bool
+) -> tuple[Probed | Unusable, ...]:
     """What fits on one device, or with `auto` on every visible one.
 
     Raises:
@@ -262,16 +264,16 @@ def probe_devices(definition: Definition, device: str, *, refresh: bool) -> tupl
 
 def as_frozen(definition: Definition, storage: str) -> Definition:
     """The definition of a study in a store, with what is this command's own; see
-    `study.files.as_frozen`.
+    `study.frozen.as_frozen`.
 
     Raises:
         UsageError: no such study.
         StoreError: the store cannot be read.
     """
     from criteria_cli.hpo import selection
-    from criteria_cli.study import files
+    from criteria_cli.study import frozen
 
-    return files.as_frozen(definition, selection.frozen_spec(storage, definition.spec.name))
+    return frozen.as_frozen(definition, selection.frozen_spec(storage, definition.spec.name))
 
 
 def order_from_trial(order: TrainOrder, storage: str, which: int | Literal["best"]) -> TrainOrder:

@@ -11,15 +11,41 @@ from criteria_cli.cli.words import bar, cleaned, duration, percent, size
 if TYPE_CHECKING:
     from criteria_cli.data.summary import DataSummary
     from criteria_cli.study.spec import StudySpec
-    from criteria_cli.training.probe import Probed
+    from criteria_cli.training.probe import Probed, Unusable
 
 PROBE_SCHEMA = "criteria.probe/1"
 LENGTHS = (32, 64, 128, 256, 384, 512, 1024, 2048, 4096, 8192)
+LABEL = 9
+"""Columns of the word in front of a line."""
 
 
-def probe_document(devices: Sequence[Probed], spec: StudySpec) -> dict[str, Any]:
+def probe_document(devices: Sequence[Probed | Unusable], spec: StudySpec) -> dict[str, Any]:
     """The document of `probe-vram --json`."""
-    return {"schema": PROBE_SCHEMA, "devices": [_device_json(one, spec) for one in devices]}
+    from criteria_cli.training.probe import Unusable
+
+    return {
+        "schema": PROBE_SCHEMA,
+        "devices": [
+            _unusable_json(one) if isinstance(one, Unusable) else _device_json(one, spec)
+            for one in devices
+        ],
+    }
+
+
+def _unusable_json(one: Unusable) -> dict[str, Any]:
+    card = one.card
+    return {
+        "device": card.device,
+        "name": card.name,
+        "total_bytes": card.total_bytes,
+        "available_bytes": card.free_bytes,
+        "used_bytes": card.total_bytes - card.free_bytes,
+        "train": None,
+        "eval": None,
+        "memory_model": None,
+        "plans": {},
+        "error": one.error.message,
+    }
 
 
 def _device_json(one: Probed, spec: StudySpec) -> dict[str, Any]:
@@ -47,6 +73,7 @@ def _device_json(one: Probed, spec: StudySpec) -> dict[str, Any]:
         "memory_model": one.memory.to_json(),
         "resident_bytes": dict(one.resident),
         "plans": {str(batch): plan for batch, plan in plans(one, spec).items()},
+        "error": None,
     }
 
 
@@ -67,45 +94,56 @@ def plans(one: Probed, spec: StudySpec) -> dict[int, list[int]]:
 
 
 def probe_screen(
-    devices: Sequence[Probed], spec: StudySpec, data: DataSummary | None, width: int | None
+    devices: Sequence[Probed | Unusable],
+    spec: StudySpec,
+    data: DataSummary | None,
+    width: int | None,
 ) -> list[Line]:
-    """Every device, and what fits."""
+    """Every device, and what fits. Devices that hold the same are described once."""
+    from criteria_cli.training.probe import Unusable
+
     lines: list[Line] = []
     if len(devices) > 1:
         lines += [*_overview(devices, width), line()]
-    shown: set[tuple[str, int]] = set()
+    described: dict[tuple[object, ...], list[Probed]] = {}
     for one in devices:
-        if (one.name, one.cap_bytes) in shown:
-            continue
-        shown.add((one.name, one.cap_bytes))
-        lines += [*_detail(one, spec, data, width), line()]
+        if isinstance(one, Unusable):
+            text = one.error.message + (f"; {one.error.hint}" if one.error.hint else "")
+            lines += [*_labelled(one.card.device, text, width), line()]
+        else:
+            alike = (one.name, one.total_bytes, one.train_rows, one.evaluate_rows)
+            described.setdefault(alike, []).append(one)
+    for same in described.values():
+        lines += [*_detail(same, spec, data, width), line()]
     return lines[:-1]
 
 
-def _overview(devices: Sequence[Probed], width: int | None) -> list[Line]:
+def _overview(devices: Sequence[Probed | Unusable], width: int | None) -> list[Line]:
+    from criteria_cli.training.probe import Unusable
+
     columns = [
         Column("DEVICE"),
-        Column("NAME", shrink=True),
+        Column("NAME", shrink=True, rank=2),
         Column("TOTAL", right=True),
         Column("FREE", right=True),
+        Column("OTHERS", right=True, rank=3),
         Column("CAP", right=True),
         Column("TRAIN", right=True),
         Column("EVAL", right=True),
-        Column("MEASURED", rank=1),
+        Column("FOUND", rank=1),
     ]
-    rows: list[Row] = [
-        [
-            one.device,
-            cleaned(one.name),
-            size(one.total_bytes),
-            size(one.available_bytes),
-            size(one.cap_bytes),
-            str(one.train_rows),
-            str(one.evaluate_rows),
-            _how(one),
-        ]
-        for one in devices
-    ]
+    rows: list[Row] = []
+    for one in devices:
+        if isinstance(one, Unusable):
+            device, name = one.card.device, one.card.name
+            total, free = one.card.total_bytes, one.card.free_bytes
+            used = total - free
+            fits = ["-", "-", "-", "too little"]
+        else:
+            device, name = one.device, one.name
+            total, free, used = one.total_bytes, one.available_bytes, one.used_bytes
+            fits = [size(one.cap_bytes), str(one.train_rows), str(one.evaluate_rows), _how(one)]
+        rows.append([device, cleaned(name), size(total), size(free), size(used), *fits])
     return table(columns, rows, width)
 
 
@@ -115,46 +153,63 @@ def _how(one: Probed) -> str:
     return "known" if one.cached else duration(one.elapsed_s)
 
 
-def _detail(
-    one: Probed, spec: StudySpec, data: DataSummary | None, width: int | None
-) -> list[Line]:
-    model = spec.model
-    limit = "" if one.source == "device" else f", limit of the {one.source}"
-    lines = [
-        line(Span(f"{one.device:<9}", "strong"), f"{cleaned(one.name)}   {one.precision}"),
-        line(
-            f"memory   {size(one.total_bytes)} in all, {size(one.available_bytes)} free, "
-            f"{size(one.used_bytes)} used by others{limit}"
-        ),
-        line(
-            f"cap      {size(one.cap_bytes)}: what is free less {size(one.headroom_bytes)} headroom"
-        ),
-        line(f"model    {cleaned(model.name)}   length {one.memory.max_length}"),
+def _labelled(label: str, text: str, width: int | None, style: str = "") -> list[Line]:
+    """A word, and behind it a text that stays in its own column."""
+    room = None if width is None else max(20, width - LABEL)
+    first = label.ljust(LABEL) if len(label) < LABEL else f"{label}  "
+    heads = [Span(first, style), *[Span(" " * LABEL)] * (len(text) + 1)]
+    if len(first) > LABEL and room is not None:
+        return [line(Span(label, style)), *_labelled("", text, width)]
+    return [
+        Line((head, *item.spans)) for head, item in zip(heads, wrapped(text, room), strict=False)
     ]
-    lines += [item for text in _found(one) for item in wrapped(text, width)]
+
+
+def _detail(
+    same: Sequence[Probed], spec: StudySpec, data: DataSummary | None, width: int | None
+) -> list[Line]:
+    one = same[0]
+    limit = "" if one.source == "device" else f"; the limit is that of the {one.source}"
+    memory = (
+        f"{size(one.total_bytes)} in all, {size(one.available_bytes)} free, "
+        f"{size(one.used_bytes)} used by others{limit}"
+    )
+    about = [
+        ("memory", memory),
+        ("cap", f"{size(one.cap_bytes)}: what is free less {size(one.headroom_bytes)} headroom"),
+        ("model", f"{cleaned(spec.model.name)}, {one.memory.max_length} tokens, {one.precision}"),
+        *_found(one),
+    ]
+    label = ", ".join(each.device for each in same)
+    lines = _labelled(label, cleaned(one.name), width, "strong")
+    for word, text in about:
+        lines += _labelled(word, text, width)
     lines += [line(), *_lengths(one, width), line(), *_plan_lines(one, spec, width)]
     lines += [line(), *_bytes(one, width)]
     estimate = _cost(one, spec, data)
     if estimate:
-        lines += [line(), *wrapped(f"time     {estimate}", width)]
+        lines += [line(), *_labelled("time", estimate, width)]
     return [item.fitted(width) for item in lines]
 
 
-def _found(one: Probed) -> list[str]:
-    fits = f"fits     {one.train_rows} pairs in a training step, {one.evaluate_rows} in evaluation"
+def _found(one: Probed) -> list[tuple[str, str]]:
+    fits = (
+        f"{one.train_rows} pairs of that length in a training step, "
+        f"{one.evaluate_rows} in evaluation"
+    )
     if one.memory.source == "assumed":
-        return [
-            fits,
-            "assumed  no step was measured on a processor: sizes follow from the model's shape",
-        ]
+        how = "assumed from the model's shape: no step is measured on a processor"
+        return [("fits", fits), ("how", how)]
     how = (
         "known from an earlier probe"
         if one.cached
-        else (f"found in {one.steps} steps, {one.ooms} out of memory, {duration(one.elapsed_s)}")
+        else f"found in {one.steps} steps, {one.ooms} out of memory, {duration(one.elapsed_s)}"
     )
     proof = "verified by a real step" if one.verified else "not verified under this cap"
-    contended = ["warning  others used the card meanwhile: not kept"] if one.contended else []
-    return [fits, f"how      {how}; {proof}", *contended]
+    found = [("fits", fits), ("how", f"{how}; {proof}")]
+    if one.contended:
+        found.append(("warning", "others used the card meanwhile: this result is not kept"))
+    return found
 
 
 def _lengths(one: Probed, width: int | None) -> list[Line]:
@@ -210,7 +265,7 @@ def _bytes(one: Probed, width: int | None) -> list[Line]:
     if not parts:
         return []
     text = ", ".join(f"{name} {size(count)}" for name, count in parts.items())
-    return wrapped(f"bytes    at {one.train_rows} pairs: {text}", width)
+    return _labelled("bytes", f"at {one.train_rows} pairs: {text}", width)
 
 
 def _named(resident: Mapping[str, int]) -> list[tuple[str, float]]:
@@ -229,8 +284,11 @@ def _cost(one: Probed, spec: StudySpec, data: DataSummary | None) -> str:
     batch = one.limits.evaluate.max_rows(longest)
     epoch += (data.pairs - trained) / batch * one.memory.evaluate_seconds.at(batch, longest)
     trial = epoch * folds * spec.training.epochs
+    measured = one.memory.source != "assumed"
     return (
-        f"at most {duration(epoch)} an epoch of {round(trained)} pairs, {duration(trial)} a trial "
-        f"of {folds} x {spec.training.epochs} epochs, if every pair had {longest} tokens; early "
-        "stopping, pruning and shorter pairs make it less"
+        f"{'at most' if measured else 'very roughly'} {duration(epoch)} an epoch of "
+        f"{round(trained)} pairs, {duration(trial)} a trial of {folds} x {spec.training.epochs} "
+        f"epochs, if every pair had {longest} tokens"
+        f"{'' if measured else ', from an assumed speed of the processor'}; early stopping, "
+        "pruning and shorter pairs make it less"
     )

@@ -16,12 +16,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from criteria_cli import errors
-from criteria_cli.errors import CriteriaError, MachineError, UsageError
+from criteria_cli.errors import CriteriaError, MachineError, UsageError, WorkError
 from criteria_cli.study.headroom import parse_headroom
 from criteria_cli.study.spec import ModelSpec, StudySpec, TrainingSpec
 from criteria_cli.training.memory import Limits, MemoryModel
-from criteria_cli.training.visible import visible_devices
+from criteria_cli.training.visible import DeviceFacts, visible_devices
 
 TIMEOUT_S = 600.0
 """The longest a probe may take, waiting for another probe of the same card included."""
@@ -135,6 +134,14 @@ class Probed:
         return cls(**{**value, "memory": MemoryModel.from_json(value["memory"])})
 
 
+@dataclass(frozen=True)
+class Unusable:
+    """One of several devices, on which not one pair fits."""
+
+    card: DeviceFacts
+    error: MachineError
+
+
 def probe(
     settings: ProbeSettings,
     *,
@@ -172,23 +179,38 @@ def probe_all(
     *,
     known: Mapping[str, Any] | None = None,
     refresh: bool = False,
-) -> tuple[Probed, ...]:
+) -> tuple[Probed | Unusable, ...]:
     """`probe` of the study's step on one device, or with `auto` on every visible one.
 
     A card of the same kind as one before it is answered from that one's memory model, under its
     own cap.
+
+    Raises:
+        MachineError: as `probe`, where it is so of every device.
+        UsageError: as `probe`.
     """
-    names = [device]
-    if device == "auto":
-        names = [facts.device for facts in visible_devices()] or ["cpu"]
-    found: list[Probed] = []
+    cards = visible_devices() if device == "auto" else ()
+    if not cards:
+        name = "cpu" if device == "auto" else device
+        return (probe(ProbeSettings.of(spec, name), known=known, refresh=refresh),)
+    found: list[Probed | Unusable] = []
     learned = dict(known or {})
-    for name in names:
-        fresh = refresh and not any(one.name == name for one in found)
-        probed = probe(ProbeSettings.of(spec, name), known=learned, refresh=fresh)
+    measured: set[tuple[str, int]] = set()
+    for card in cards:
+        kind = card.name, card.total_bytes
+        fresh = refresh and kind not in measured
+        try:
+            probed = probe(ProbeSettings.of(spec, card.device), known=learned, refresh=fresh)
+        except MachineError as error:
+            found.append(Unusable(card, error))
+            continue
         if probed.key is not None and not probed.contended:
             learned[probed.key] = probed.memory.to_json()
+            measured.add(kind)
         found.append(probed)
+    errors = [one.error for one in found if isinstance(one, Unusable)]
+    if len(errors) == len(found):
+        raise errors[0]
     return tuple(found)
 
 
@@ -235,5 +257,5 @@ _RAISED: dict[str, type[CriteriaError]] = {"UsageError": UsageError, "MachineErr
 
 
 def _as_raised(error: Mapping[str, str]) -> CriteriaError:
-    kind = _RAISED.get(error["class"], errors.WorkError)
+    kind = _RAISED.get(error["class"], WorkError)
     return kind(error["message"], hint=error["hint"], code=error["code"])

@@ -7,6 +7,9 @@ the planner and the replay run unchanged, with real models and real gradients, w
 
 from __future__ import annotations
 
+import json
+import os
+import sys
 import weakref
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -20,6 +23,7 @@ from criteria_cli.errors import UsageError
 from criteria_cli.study.headroom import parse_size
 from criteria_cli.training.caching_allocator import Block, CachingAllocator, CardFull
 from criteria_cli.training.devices import Kind, Peak, Precision, autocast
+from criteria_cli.training.visible import SIMULATED_VARIABLE, DeviceFacts
 
 CONTEXT_BYTES = 300 * 2**20
 """What a driver's context takes of a card."""
@@ -133,6 +137,18 @@ class SimulatedCard:
 
     def empty_cache(self) -> None:
         self._memory.empty_cache()
+
+    def facts(self) -> DeviceFacts:
+        """What a process without torch may know about this card."""
+        return DeviceFacts(
+            device=self.spelled,
+            name=self.name,
+            identity=self.spelled,
+            total_bytes=self.total_bytes(),
+            free_bytes=self.free_bytes(),
+            capability="",
+            supports_bf16=self.supports_bf16,
+        )
 
     def malloc(self, size: int) -> Block:
         """Take `size` bytes of the card, before scaling.
@@ -259,3 +275,13 @@ def parse(name: str) -> SimulatedCard:
     except ValueError as error:
         raise UsageError(f"device `{name}`: {error}", code="device.name") from None
     return SimulatedCard(capacity, spelled=name, **options)
+
+
+def _print_facts() -> None:
+    """The cards of the environment as JSON, as `cuda.py` prints those of the machine."""
+    names = os.environ[SIMULATED_VARIABLE].split(";")
+    sys.stdout.write(json.dumps([parse(name).facts().to_json() for name in names]))
+
+
+if __name__ == "__main__":
+    _print_facts()

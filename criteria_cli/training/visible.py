@@ -19,7 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from criteria_cli.errors import MachineError
+from criteria_cli.failpoints import TESTING
 
+SIMULATED_VARIABLE = "CRITERIA_SIMULATED"
+"""Under tests: names of simulated cards, separated by `;`, that stand for this machine's."""
 TIMEOUT_S = 120.0
 """The longest that importing torch and asking the driver may take."""
 _DRIVERS = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd", "/dev/nvhost-ctrl-gpu")
@@ -90,11 +93,14 @@ def visible_devices(*, timeout_s: float = TIMEOUT_S) -> tuple[DeviceFacts, ...]:
         MachineError: the driver does not answer.
     """
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "unset").strip() in ("", "-1")
-    if hidden or not torch_has_gpu_support() or not any(Path(path).exists() for path in _DRIVERS):
+    module = "criteria_cli.training.cuda"
+    if TESTING and os.environ.get(SIMULATED_VARIABLE):
+        module = "criteria_cli.training.simulated"
+    elif hidden or not torch_has_gpu_support() or not any(Path(p).exists() for p in _DRIVERS):
         return ()
     try:
         child = subprocess.run(
-            [sys.executable, "-m", "criteria_cli.training.cuda"],
+            [sys.executable, "-m", module],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

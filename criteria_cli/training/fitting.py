@@ -236,13 +236,17 @@ class _Search:
             few = self._evaluate(few.rows // 2, self.length)
         if not few.fits:
             raise self._does_not_fit()
+        # without gradients, kernels choose by size what they hold for a moment, and the peak is no
+        # straight line: its base is what is known to stay, its slope that of the largest step
+        base = sum(self.meter.resident_bytes().values()) - self.meter.resident_bytes()["gradients"]
+        base = min(base, few.requested)
         more = self._evaluate(min(EVALUATION_ROWS, 2 * few.rows), self.length)
-        steepest = few.requested / few.rows
-        line, reserved, proven = Curve(row=steepest), Curve(row=steepest), few
+        proven, reserved = few, Curve(row=few.reserved / few.rows)
         if more.fits and more.rows > few.rows:
-            line = _through(few.rows, few.requested, more.rows, more.requested, steepest)
-            reserved = _through(few.rows, few.reserved, more.rows, more.reserved, 2 * steepest)
+            steepest = 2 * few.requested / few.rows
+            reserved = _through(few.rows, few.reserved, more.rows, more.reserved, steepest)
             proven = more
+        line = _from_base(base, proven)
         # nearly the most that the lines admit: an exact maximum gains nothing here
         admitted = min((self.cap - each.base) / each.row for each in (line, reserved))
         rows, back = min(EVALUATION_ROWS, int(0.97 * admitted)), 0.1
@@ -252,12 +256,16 @@ class _Search:
                 proven = seen
             rows = max(proven.rows, int((1 - back) * rows + back * proven.rows))
             back = 0.5
-        points = [(self.length, line.row)]
+        points = [(self.length, _from_base(base, proven).row)]
         short = padded_length(self.length // 4, self.length)
         if short < self.length:
-            seen = self._evaluate(proven.rows, short)
-            points.append((short, max(1.0, (seen.requested - line.base) / seen.rows)))
-        return replace(row_curve(points), base=max(0.0, line.base)), proven
+            points.append((short, _from_base(base, self._evaluate(proven.rows, short)).row))
+        return replace(row_curve(points), base=float(base)), proven
+
+
+def _from_base(base: float, seen: Measurement) -> Curve:
+    """The line from a known base to a measured step."""
+    return Curve(base=base, row=max(1.0, (seen.requested - base) / seen.rows))
 
 
 def _through(low: int, at_low: int, high: int, at_high: int, steepest: float) -> Curve:

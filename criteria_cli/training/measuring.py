@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, cast
 
@@ -116,10 +116,15 @@ class StepMeter:
             for value in state.values()
             if isinstance(value, torch.Tensor)
         ]
+        held: dict[str, Sequence[torch.Tensor]] = {
+            "parameters": parameters,
+            "gradients": self._step.parameters,
+            "optimizer": moments,
+        }
+        scale = getattr(self.device, "scale", 1.0)  # of a simulated card
         return {
-            "parameters": sum(tensor.nbytes for tensor in parameters),
-            "gradients": sum(tensor.nbytes for tensor in self._step.parameters),
-            "optimizer": sum(tensor.nbytes for tensor in moments),
+            name: int(scale * sum(tensor.nbytes for tensor in tensors))
+            for name, tensors in held.items()
         }
 
     def set_cap(self, cap: int) -> None:

@@ -203,6 +203,14 @@ class Limits:
         room = _room(model, self.cap, evaluation=evaluation)
         if not math.isfinite(bound.budget) or room <= 0:
             return model
+        if model.verified_cap:  # what else is admitted under this cap counts as proven here
+            here = Limits.under(model, self.cap)
+            model = replace(
+                model,
+                verified_cap=self.cap,
+                verified_rows=here.train.full_rows,
+                verified_evaluate_rows=here.evaluate.full_rows,
+            )
         # the ratio at which the line at full length ends half a row above what is admitted
         half_a_row = 0.5 * curve.per_row(model.max_length)
         ratio = self.cap / (curve.at(bound.full_rows, model.max_length) + half_a_row)
@@ -250,12 +258,17 @@ def _bound(model: MemoryModel, cap: int, *, evaluation: bool) -> Bound:
     verified = model.verified_evaluate_rows if evaluation else model.verified_rows
     full = largest_rows(model, cap, evaluation=evaluation)
     if model.verified_cap:
-        # proven under that cap; under a larger one at least as much, and more if the line says so
-        full = max(full, verified) if cap >= model.verified_cap else full
+        # proven under that cap: not more under a smaller one, and under a larger one as many more
+        # as the line says
+        ratio = model.evaluate_reserve_ratio if evaluation else model.reserve_ratio
+        more = (cap - model.verified_cap) / (ratio * max(1.0, curve.per_row(model.max_length)))
+        full = verified + int(more) if more >= 0 else min(full, verified)
+    # nowhere more bytes than rows at full length are admitted to take
+    admitted = (max(1, full) + 0.99) * max(1.0, curve.per_row(model.max_length))
     return Bound(
         row_bytes=replace(curve, base=0.0),
         seconds=model.evaluate_seconds if evaluation else model.train_seconds,
-        budget=fill * _room(model, cap, evaluation=evaluation),
+        budget=min(admitted, fill * _room(model, cap, evaluation=evaluation)),
         full_rows=max(1, full),
         max_length=model.max_length,
         tokens=CPU_TOKENS if model.allocator == "system" else _UNBOUNDED,

@@ -50,7 +50,8 @@ class PaperCard:
         self.cap = cap
 
     def resident_bytes(self) -> dict[str, int]:
-        return {"parameters": int(self.resident * MIB)}
+        quarter = int(self.resident * MIB / 4)
+        return {"parameters": quarter, "gradients": quarter, "optimizer": 2 * quarter}
 
     def requested(self, rows: int, length: int) -> float:
         per_row = self.row + self.token * length + self.pair * length**2
@@ -179,7 +180,23 @@ def test_evaluation_is_verified_and_larger() -> None:
     card = PaperCard(total=24 * 1024)
     fit = fitted(card)
     assert fit.evaluate_rows > 5 * fit.train_rows
-    assert Limits.under(fit.model, fit.cap).evaluate.max_rows(512) >= fit.evaluate_rows
+    assert Limits.under(fit.model, fit.cap).evaluate.max_rows(512) == fit.evaluate_rows
+
+
+class MomentCard(PaperCard):
+    """Kernels of evaluation hold the more for a moment, the fewer the rows."""
+
+    def evaluate(self, rows: int, length: int) -> Measurement:
+        kept = 0.75 * self.resident
+        activations = rows * length * 0.2 + 1500.0 * min(1.0, rows * length / 8192)
+        return self._measure(rows, length, kept + activations, 0.0)
+
+
+def test_short_pairs_are_many_where_evaluation_is_no_straight_line() -> None:
+    fit = fitted(MomentCard(total=12 * 1024))
+    bound = Limits.under(fit.model, fit.cap).evaluate
+    assert bound.max_rows(512) == fit.evaluate_rows < 256
+    assert bound.max_rows(128) > 2 * fit.evaluate_rows
 
 
 def test_another_headroom_is_arithmetic() -> None:

@@ -56,8 +56,19 @@ def test_a_larger_cap_admits_no_less(one: int, other: int) -> None:
 
 
 def test_what_was_verified_is_admitted_where_it_was_verified() -> None:
-    assert Limits.under(MODEL, 20 * GIB).max_rows(512) >= 27
+    assert Limits.under(MODEL, 20 * GIB).max_rows(512) == 27
     assert Limits.under(MODEL, 10 * GIB).max_rows(512) < 27
+    a_row = MODEL.train.per_row(512) * MODEL.reserve_ratio
+    assert Limits.under(MODEL, 20 * GIB + int(a_row * 0.9)).max_rows(512) == 27
+    assert Limits.under(MODEL, 20 * GIB + int(a_row * 1.1)).max_rows(512) == 28
+
+
+def test_a_limit_lowered_under_a_small_cap_leaves_more_under_a_large_one() -> None:
+    lowered = Limits.under(MODEL, 10 * GIB).lower(7, 512).model
+    assert Limits.under(lowered, 10 * GIB).max_rows(512) == 7
+    assert 15 < Limits.under(lowered, 20 * GIB).max_rows(512) <= 27
+    before = Limits.under(MODEL, 10 * GIB).evaluate.max_rows(512)
+    assert Limits.under(lowered, 10 * GIB).evaluate.max_rows(512) == before
 
 
 @given(

@@ -171,8 +171,8 @@ def _run(
     from criteria_cli.cli.display import watching
 
     show(data_lines(definition.spec.name, summary, width_of(sys.stderr)), sys.stderr)
-    if not is_terminal(sys.stderr):
-        show(folds_screen(summary, None), sys.stderr)
+    # in a terminal a line between the data and the screen, in a log the folds
+    show([line()] if is_terminal(sys.stderr) else folds_screen(summary, None), sys.stderr)
     folder = options.runs / definition.spec.name
     with nothing_left_if_refused(folder), watching(str(folder / "hpo.log")) as observer:
         result = wiring.search(definition, options, observer)

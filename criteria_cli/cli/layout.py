@@ -7,6 +7,7 @@ known where it goes; colour and width are added here.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -148,18 +149,18 @@ def _text(cell: str | Span) -> str:
 
 def wrapped(text: str, width: int | None, indent: str = "", hang: str = "") -> list[Line]:
     """Words broken into lines of a width, those after the first with `hang` before them; one line
-    in a pipe.
+    in a pipe. Spaces between words that stay on a line are kept as they are.
     """
     if width is None:
         return [line(f"{indent}{text}")]
     lines: list[str] = []
     current = indent
     fresh = True
-    for word in text.split():
-        if not fresh and len(current) + len(word) + 1 > width:
+    for word in re.findall(r" *[^ ]+", text):
+        if not fresh and len(current) + len(word) > width:
             lines.append(current)
             current, fresh = f"{indent}{hang}", True
-        current += word if fresh else f" {word}"
+        current += word.lstrip(" ") if fresh and lines else word
         fresh = False
     return [line(item).fitted(width) for item in (*lines, current)]
 

@@ -20,6 +20,8 @@ from criteria_cli.hpo.facts import BestTrial, StudyStatus, TrialCounts
 from criteria_cli.study.files import reference_of
 
 STATE_STYLES = {"running": "good", "finished": "good", "stalled": "warn", "paused": "bad"}
+MARGIN = " " * 9
+"""Below a block's name."""
 ENOUGH_FOR_ETA = 5
 """Finished trials before an estimate is worth printing."""
 
@@ -54,7 +56,7 @@ def study_screen(study: StudyStatus, storage: str, width: int | None) -> list[Li
         lines += [line(), *notes]
     following = _next(study)
     if following:
-        lines += [line(), line("NEXT     ", following[0]), line("         ", following[1])]
+        lines += [line(), line("NEXT     ", following[0]), line(MARGIN, following[1])]
     return [item.fitted(width) for item in lines]
 
 
@@ -76,7 +78,7 @@ def _trials(study: StudyStatus, width: int | None) -> list[Line]:
     drawn = "" if width is None else f"{bar(share, min(50, max(8, width - len(done) - 20)))}  "
     return [
         line("TRIALS   ", done, drawn, percent(share)),
-        line("         ", *counted(counts)),
+        line(MARGIN, *counted(counts)),
     ]
 
 
@@ -104,7 +106,7 @@ def _best(study: StudyStatus, width: int | None) -> list[Line]:
             Span(score(best.value), "good"),
             f" {study.metric}   trial {best.trial}, {ago(best.age_s)}{gain}",
         ).fitted(width),
-        *wrapped(parameters(best), width, indent="         "),
+        *wrapped(parameters(best), width, indent=MARGIN),
     ]
 
 
@@ -151,7 +153,7 @@ def _pruning(study: StudyStatus, width: int | None) -> list[Line]:
         for rung in pruning.by_rung
     ]
     if places:
-        lines += wrapped(", ".join(places), width, indent="         ")
+        lines += wrapped(", ".join(places), width, indent=MARGIN)
     confirm = pruning.confirm
     if confirm.wanted:
         failed = f", {confirm.failed} failed" if confirm.failed else ""
@@ -171,10 +173,10 @@ def _spent(study: StudyStatus, width: int | None) -> list[Line]:
     shown = ", ".join(
         f"{phase} {percent(seconds / total)}" for phase, seconds in parts if seconds >= total / 200
     )
-    lines = [line(f"TIME     {shown}").fitted(width)]
+    lines = wrapped(f"TIME     {shown}", width, hang=MARGIN)
     if spent.examples_per_s is not None:
         pace = f"{spent.examples_per_s:.3g} pairs/s, {percent(spent.padding)} padding"
-        lines.append(line(f"         {pace}").fitted(width))
+        lines.append(line(f"{MARGIN}{pace}").fitted(width))
     return lines
 
 
@@ -183,13 +185,12 @@ def _failures(study: StudyStatus, width: int | None) -> list[Line]:
     for place, group in enumerate(study.failures):
         trials = ", ".join(str(trial) for trial in group.trials[:5])
         more = ", ..." if len(group.trials) > 5 else ""
-        lines.append(
-            line(
-                "FAILED   " if place == 0 else "         ",
-                Span(f"{group.count} {group.cause}", "bad"),
-                f" on {cleaned(group.machine)} (trial {trials}{more}): {cleaned(group.message)}",
-            ).fitted(width)
-        )
+        label = "FAILED   " if place == 0 else MARGIN
+        head = f"{label}{group.count} {group.cause}"
+        rest = f" on {cleaned(group.machine)} (trial {trials}{more}): {cleaned(group.message)}"
+        first, *others = wrapped(f"{head}{rest}", width, hang=MARGIN)
+        cause = Span(head.removeprefix(label), "bad")
+        lines += [line(label, cause, first.text.removeprefix(head)).fitted(width), *others]
     return lines
 
 

@@ -341,8 +341,9 @@ def test_columns_fall_away_by_rank_and_the_rest_shrinks() -> None:
 def test_lines_are_cut_with_a_mark() -> None:
     assert line("abcdef", Span("ghij", "bad")).fitted(8).text == "abcde..."
     assert sides(line("left"), line("right"), 20).text == "left           right"
-    assert [item.text for item in wrapped("one two three", 8, "  ")] == [
-        "  one",
-        "  two",
-        "  three",
+    assert texts(wrapped("one two three", 8, "  ")) == ["  one", "  two", "  three"]
+    assert texts(wrapped("fits     one  two three", 17, hang="> ")) == [
+        "fits     one  two",
+        "> three",
     ]
+    assert texts(wrapped("a" * 12 + " b", 10)) == ["aaaaaaa...", "b"]

@@ -44,6 +44,16 @@ def expired(connection: sa.Connection) -> sa.ColumnElement[bool]:
     )
 
 
+def recently_started(connection: sa.Connection, seconds: float) -> bool:
+    """Whether the database server was started less than so long ago: nobody could renew."""
+    if connection.dialect.name == "sqlite":
+        return False
+    age = connection.execute(
+        sa.select(now() - sa.text("extract(epoch from pg_postmaster_start_time())"))
+    ).scalar_one()
+    return float(age) < seconds
+
+
 def grant(connection: sa.Connection, lease: Lease, *, seconds: float, epochs_before: int) -> None:
     """Write the first lease of a new trial, and its attempt."""
     connection.execute(

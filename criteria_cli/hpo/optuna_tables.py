@@ -47,3 +47,15 @@ def trial_counts(connection: sa.Connection, name: str) -> dict[str, int]:
         .group_by(trials.c.state)
     )
     return {str(state): int(count) for state, count in rows}
+
+
+def best_trial(connection: sa.Connection, name: str) -> int | None:
+    """The number of the complete trial with the highest value, the earliest of equals."""
+    return connection.execute(
+        trials_of(name)
+        .join(trial_values, trial_values.c.trial_id == trials.c.trial_id)
+        .with_only_columns(trials.c.number)
+        .where(trials.c.state == sa.literal_column("'COMPLETE'"))
+        .order_by(trial_values.c.value.desc(), trials.c.number)
+        .limit(1)
+    ).scalar()

@@ -33,16 +33,15 @@ from criteria_cli.hpo.optuna_tables import trial_counts
 from criteria_cli.hpo.runs_folder import RunsFolder
 from criteria_cli.hpo.schema import check_versions, read_versions, upgrade
 from criteria_cli.hpo.tables import studies
-from criteria_cli.hpo.trouble import database_error, store_error
+from criteria_cli.hpo.trouble import is_crowded, store_error
 from criteria_cli.hpo.url import StoreUrl
 
-LOCK_S = 120
+LOCK_S = 300
 """How long to wait for another starter that makes the tables."""
 CROWDED_S = 300
-"""How long to wait for a free connection, or for a server that is starting up."""
+"""How long a start waits for a server that is full, starting up or too slow."""
 
 _ADVISORY = 0x63726974  # "crit"
-_CROWDED = ("too many c", "remaining connection slots", "starting up", "recovery mode")
 
 
 @dataclass(frozen=True)
@@ -87,17 +86,15 @@ def prepare(
 
 
 def _patiently(engine: sa.Engine, work: Callable[[], str]) -> str:
-    """Wait where the server is full or starting; anything else is told at once."""
+    """Wait where the server is full, starting or slow; anything else is told at once."""
     began, pause = time.monotonic(), 0.5
     while True:
         try:
             return work()
         except (sa.exc.SQLAlchemyError, optuna.exceptions.OptunaError) as error:
-            text = str(database_error(error)).lower()
-            crowded = any(sign in text for sign in _CROWDED)
-            if not crowded or time.monotonic() - began > CROWDED_S:
+            if not is_crowded(error) or time.monotonic() - began > CROWDED_S:
                 raise
-        logging.getLogger(__name__).info("the store is full or starting up, waiting")
+        logging.getLogger(__name__).info("the store is full, starting up or slow, waiting")
         engine.dispose()  # who waits holds no connection
         time.sleep(pause * (0.5 + random.random()))  # noqa: S311 - so that not all come at once
         pause = min(pause * 1.5, 10.0)
@@ -224,7 +221,7 @@ def exclusive(url: StoreUrl) -> Iterator[None]:
     """One process at a time, over every host that shares the store. Ends with its holder.
 
     Raises:
-        StoreError: another holds it for two minutes.
+        StoreError: another holds it for five minutes.
     """
     if url.is_sqlite:
         with _file_lock(url):

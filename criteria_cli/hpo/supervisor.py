@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import logging.handlers
 import os
 import queue
-import signal
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Literal, TypeVar
 
 import optuna
@@ -42,26 +39,26 @@ from criteria_cli.hpo.heartbeat import Heartbeat, Pulse
 from criteria_cli.hpo.identity import Identity, versions_here
 from criteria_cli.hpo.options import SearchOptions, SearchResult
 from criteria_cli.hpo.optuna_store import OpenStudy
-from criteria_cli.hpo.prepare import Budget, prepare
+from criteria_cli.hpo.prepare import CROWDED_S, Budget, prepare
 from criteria_cli.hpo.presence import is_dead
 from criteria_cli.hpo.pruning import optuna_pruner
 from criteria_cli.hpo.rows import WorkerRow
 from criteria_cli.hpo.runs_folder import claim_folder
 from criteria_cli.hpo.shared import Live, Shared, Stop, utc
+from criteria_cli.hpo.signals import Caught, noting_signals
 from criteria_cli.hpo.store_thread import StoreThread, Work
+from criteria_cli.hpo.study_log import logging_to
 from criteria_cli.hpo.timings import timings
 from criteria_cli.hpo.trainer_process import Launch
 from criteria_cli.hpo.trouble import store_error
 from criteria_cli.hpo.url import StoreUrl, read_url
 from criteria_cli.hpo.worker import Worker, WorkerPlan
 from criteria_cli.study.files import Definition
-from criteria_cli.study.log_lines import log_formatter
 from criteria_cli.study.messages import TrainerSetup
 from criteria_cli.study.spec import StudySpec
 
 _log = logging.getLogger(__name__)
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 T = TypeVar("T")
 
 _TICK_S = 0.2
@@ -97,7 +94,7 @@ def search(
         budget = Budget(options.trials, options.confirm)
         uid = prepare(url, identity, budget=budget, folder=known)
         known.keep(uid)
-        with _logging_to(folder / "hpo.log") as log, _signals() as caught:
+        with logging_to(folder / "hpo.log") as log, noting_signals() as caught:
             run = _Run(definition, spec, options, url, folder, machine, devices, observer, caught)
             try:
                 return SearchResult(run.until_done(), run.ended, log)
@@ -122,7 +119,7 @@ class _Run:
         machine: Machine,
         devices: Sequence[Held],
         observer: Observer,
-        caught: _Caught,
+        caught: Caught,
     ) -> None:
         self.ended: Literal["finished", "hours"] = "finished"
         self._spec, self._url, self._folder = spec, url, folder
@@ -237,7 +234,7 @@ class _Run:
 
     def _now(self, work: Work[T]) -> T:
         try:
-            return self._store.submit(work).result(60)
+            return self._store.submit(work).result(CROWDED_S)
         except TimeoutError:
             raise StoreError(f"storage: `{self._url.label}` does not answer") from None
         except (sa.exc.SQLAlchemyError, optuna.exceptions.OptunaError) as error:
@@ -307,55 +304,3 @@ class _Run:
             if self._heartbeat.study is None:
                 raise
             return self._heartbeat.study
-
-
-@dataclass
-class _Caught:
-    """What the signal handler writes and the main loop reads."""
-
-    first: str = ""
-    interrupts: int = 0
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[_Caught]:
-    """Note signals; the main loop answers them."""
-    caught = _Caught()
-
-    def note(number: int, _: FrameType | None) -> None:
-        caught.first = caught.first or signal.Signals(number).name
-        if number == signal.SIGINT:
-            caught.interrupts += 1
-
-    before = {number: signal.signal(number, note) for number in SIGNALS}
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-class _QuietHandler(logging.handlers.WatchedFileHandler):
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        """A full disk stops the log, not the study."""
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):
-            super().close()
-
-
-@contextlib.contextmanager
-def _logging_to(path: Path) -> Iterator[Path]:
-    """Write our log lines to the study's file; a file that is moved away is opened anew."""
-    handler = _QuietHandler(path, encoding="utf-8")
-    handler.setFormatter(log_formatter())
-    logger = logging.getLogger("criteria_cli")
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        yield path
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-        handler.close()

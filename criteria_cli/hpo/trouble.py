@@ -28,6 +28,8 @@ _PASSING_STATES = (
     "25P03",  # idle in transaction timeout
     "25006",  # read-only: a standby after a failover
 )
+_SLOW_STATES = ("53300", "57P03", "57014", "40", "55P03", "25P03")
+_CROWDED = ("too many c", "remaining connection slots", "starting up", "recovery mode")
 _BROKEN = (  # no connection in time, or a transaction that went with its connection
     sa.exc.TimeoutError,
     sa.exc.PendingRollbackError,
@@ -73,6 +75,14 @@ def is_passing(error: BaseException) -> bool:
     if state is None:
         return True  # the connection could not be made, or broke
     return str(state).startswith(_PASSING_STATES)
+
+
+def is_crowded(error: BaseException) -> bool:
+    """Whether a server is there and has too much to do: no free connection, starting up, a
+    statement that took too long, or a transaction of ours that stood still for too long."""
+    found = database_error(error)
+    state = str(getattr(found, "pgcode", None) or "")
+    return any(sign in str(found).lower() for sign in _CROWDED) or state.startswith(_SLOW_STATES)
 
 
 def cause_of(error: BaseException) -> str:

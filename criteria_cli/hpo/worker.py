@@ -21,20 +21,19 @@ from criteria_cli.errors import CriteriaError, MachineError, StoreError, UsageEr
 from criteria_cli.failpoints import failpoint
 from criteria_cli.hpo import rows
 from criteria_cli.hpo.claims import Claim, Claimer, Nothing
-from criteria_cli.hpo.clock import now
 from criteria_cli.hpo.endings import Ending, finish
 from criteria_cli.hpo.events import TrainerRestarted, TrialEnded, WorkerReady, WorkerStopped
-from criteria_cli.hpo.leases import Lease, LeaseLost
+from criteria_cli.hpo.leases import Lease, LeaseLost, recently_started
 from criteria_cli.hpo.optuna_store import OpenStudy
-from criteria_cli.hpo.optuna_tables import studies as optuna_studies
-from criteria_cli.hpo.optuna_tables import trial_values, trials
+from criteria_cli.hpo.optuna_tables import best_trial
 from criteria_cli.hpo.presence import Presence, is_dead
 from criteria_cli.hpo.rows import WorkerRow
 from criteria_cli.hpo.shared import Live, Shared, utc
 from criteria_cli.hpo.store_thread import Work
-from criteria_cli.hpo.trainer_process import Died, Launch, TrainerProcess
+from criteria_cli.hpo.trainer_process import Launch, TrainerProcess
+from criteria_cli.hpo.trainer_start import wait_until_ready
 from criteria_cli.hpo.trial_run import TrialWatch
-from criteria_cli.study.messages import Failed, Learned, Ready, TrainerSetup
+from criteria_cli.study.messages import Ready, TrainerSetup
 
 _log = logging.getLogger(__name__)
 
@@ -118,30 +117,12 @@ class Worker(threading.Thread):
             CriteriaError: the data, model or device cannot be used.
         """
         self.live.set(state="load")
-        self.trainer = TrainerProcess(self.plan.launch)
-        self.trainer.send(self.plan.setup)
-        began = time.monotonic()
-        while True:
-            if self._shared.stop.draining.is_set():
-                raise _Leaving("signal")
-            match self.trainer.hear(_TICK_S):
-                case None:
-                    if self.trainer.is_stuck(starting=True):
-                        raise MachineError(
-                            f"the trainer is stuck: {self.trainer.stop_stuck().message}"
-                        )
-                case Ready() as ready:
-                    break
-                case Learned(key, memory):
-                    self._shared.learn(key, memory)
-                case Failed() as failed:
-                    raise _startup_error(failed)
-                case Died() as died:
-                    raise MachineError(
-                        f"the trainer cannot start: {died.message}", code="machine.trainer"
-                    )
-                case _:
-                    continue
+        began, ready = time.monotonic(), None
+        while ready is None:
+            self._leave_if_told()
+            self.trainer = TrainerProcess(self.plan.launch)
+            self.trainer.send(self.plan.setup)
+            ready = wait_until_ready(self.trainer, self._shared)
         self._check(ready)
         self.live.set(device_name=ready.device, state="idle")
         self._shared.notify(
@@ -231,7 +212,7 @@ class Worker(threading.Thread):
 
         def work(connection: sa.Connection, opened: OpenStudy) -> tuple[str, bool]:
             became = finish(connection, opened, lease, ending)
-            best = became == "complete" and _is_best(connection, lease)
+            best = became == "complete" and best_trial(connection, lease.study) == lease.trial
             return became, best
 
         try:
@@ -275,7 +256,7 @@ class Worker(threading.Thread):
         lease_s = shared.timings.lease
 
         def may_judge(connection: sa.Connection) -> bool:
-            return shared.store.quiet_for(lease_s) and not _restarted(connection, lease_s)
+            return shared.store.quiet_for(lease_s) and not recently_started(connection, lease_s)
 
         return Claimer(
             spec=shared.spec,
@@ -342,47 +323,9 @@ class Worker(threading.Thread):
             self._presence.end()
 
 
-def _startup_error(failed: Failed) -> CriteriaError:
-    if failed.kind == "usage":
-        return UsageError(failed.message, hint=failed.hint, code=failed.code)
-    if failed.kind == "machine" or failed.cause in ("device", "disk"):
-        return MachineError(failed.message, hint=failed.hint, code=failed.code)
-    if failed.cause in ("data", "model"):
-        return UsageError(failed.message, hint=failed.hint, code=failed.code)
-    return WorkError(
-        f"the trainer cannot start: {failed.message}", hint=failed.hint, code=failed.code
-    )
-
-
 def _stop_word(error: CriteriaError) -> str:
     if isinstance(error, StoreError):
         return "store"
     if isinstance(error, WorkError):
         return "paused" if error.code == "work.paused" else "breaker"
     return "device" if isinstance(error, MachineError) else "refused"
-
-
-def _restarted(connection: sa.Connection, seconds: float) -> bool:
-    """Whether the database server was started less than so long ago: nobody could renew."""
-    if connection.dialect.name == "sqlite":
-        return False
-    age = connection.execute(
-        sa.select(now() - sa.text("extract(epoch from pg_postmaster_start_time())"))
-    ).scalar_one()
-    return float(age) < seconds
-
-
-def _is_best(connection: sa.Connection, lease: Lease) -> bool:
-    """Whether a complete trial has the highest value of its study."""
-    best = connection.execute(
-        sa.select(trials.c.number)
-        .join(optuna_studies, optuna_studies.c.study_id == trials.c.study_id)
-        .join(trial_values, trial_values.c.trial_id == trials.c.trial_id)
-        .where(
-            optuna_studies.c.study_name == lease.study,
-            trials.c.state == sa.literal_column("'COMPLETE'"),
-        )
-        .order_by(trial_values.c.value.desc(), trials.c.number)
-        .limit(1)
-    ).scalar()
-    return best == lease.trial

@@ -82,6 +82,17 @@ def test_a_machine_that_cannot_train_touches_no_trial(
     assert outcomes(place) == []
 
 
+def test_a_trainer_that_could_not_hear_us_while_it_started_is_started_again(
+    sqlite_place: Place,
+) -> None:
+    """A machine that was asleep or too busy in these seconds is no reason to leave the study."""
+    place = sqlite_place.write(trials=1)
+    worker = place.start(env={"SYNTHETIC_REFUSE": "deaf once"})
+    assert worker.end() == 0, worker.text
+    assert (place.folder / "deaf").exists()
+    check(place.storage, place.runs, place.name, target=1)
+
+
 def test_workers_of_one_study_compute_in_one_precision(sqlite_place: Place) -> None:
     place = sqlite_place.write(trials=1)
     first = place.start(env={"SYNTHETIC_PRECISION": "bf16", "SYNTHETIC_COLLAPSED": "1"})

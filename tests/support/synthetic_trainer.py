@@ -32,7 +32,7 @@ from criteria_cli.study.trial import (
     TrialRun,
     Verdict,
 )
-from criteria_cli.training.serve import serve
+from criteria_cli.training.serve import ABANDONED, serve
 
 EPOCH_S = float(os.environ.get("SYNTHETIC_EPOCH_S", "0.02"))
 COLLAPSED = float("SYNTHETIC_COLLAPSED" in os.environ)
@@ -51,6 +51,9 @@ class SyntheticTrainer:
         self.setup = setup
         failpoint("trainer.start")
         refusal = os.environ.get("SYNTHETIC_REFUSE")
+        if refusal == "deaf once" and not Path("deaf").exists():
+            Path("deaf").touch()
+            os._exit(ABANDONED)
         if refusal == "machine":
             raise MachineError("no package `nothing`", code="machine.package")
         if refusal == "usage":

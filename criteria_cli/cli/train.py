@@ -180,7 +180,10 @@ def _order(
 
 def _show_plan(definition: Definition, summary: DataSummary, order: TrainOrder) -> None:
     from criteria_cli.cli.definition_screen import data_lines, folds_screen, settings_screen
+    from criteria_cli.study.frozen import as_sampled
 
+    if order.trial is not None:
+        definition = as_sampled(definition, order.hyperparameters, f"trial {order.trial}")
     width = width_of(sys.stdout)
     show(
         [

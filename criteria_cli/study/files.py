@@ -10,7 +10,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,7 @@ from criteria_cli.bundled import bundled
 from criteria_cli.errors import UsageError
 from criteria_cli.study.checks import check_search
 from criteria_cli.study.explain import did_you_mean, explain, known_keys, shown_path
-from criteria_cli.study.spec import (
-    LOCAL_KEYS,
-    SCHEMA,
-    SEARCHABLE,
-    Parameter,
-    StudySpec,
-    flatten,
-    setting_key,
-)
+from criteria_cli.study.spec import SCHEMA, SEARCHABLE, Parameter, StudySpec, flatten, setting_key
 
 ENVIRONMENT = {"CRITERIA_DATA": "data.path"}
 """Environment variables that stand for a setting."""
@@ -109,28 +101,6 @@ def load_definition(
     definition = Definition(spec, sources, path if own else None, base)
     check_search(spec, lambda key: _where(key, sources, file))
     return definition
-
-
-def as_frozen(definition: Definition, frozen: StudySpec) -> Definition:
-    """A study's definition as its store has it, for work on its trials.
-
-    Of `definition` remain the local settings and what the command line gave; a file that was
-    edited since the study was made, or `--set` that made it, change nothing.
-    """
-    values = frozen.to_json()
-    sources = {key: f"study {definition.spec.name}" for key, _ in flatten(values)}
-    for key, value in flatten(definition.spec.to_json()):
-        source = definition.sources.get(key, "default")
-        given = source.startswith("--") and not key.startswith("search.")
-        if given or key in LOCAL_KEYS:
-            *tables, last = key.split(".")
-            inner = values
-            for table in tables:
-                inner[table] = inner[table] or {}
-                inner = inner[table]
-            inner[last] = value
-            sources[key] = source
-    return replace(definition, spec=StudySpec.from_json(values), sources=sources)
 
 
 def find(reference: str) -> tuple[Path, bool]:

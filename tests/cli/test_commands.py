@@ -197,6 +197,7 @@ def test_a_trial_is_trained_as_its_study_ran_it(study: Path, run_in: Run) -> Non
     assert ran.code == 0, ran.err
     assert re.search(r"^trains trial \d of study s, model to ", ran.out, re.MULTILINE)
     assert re.search(r"^training.epochs +3 +study s$", ran.out, re.MULTILINE)
+    assert re.search(r"^training.learning_rate +\S+ +trial \d$", ran.out, re.MULTILINE)
     assert re.search(r"^model.max_length +64 +--set$", ran.out, re.MULTILINE)
     own = run_in(study, "train", "s.toml", "--dry-run")
     assert re.search(r"^training.epochs +99 +s.toml$", own.out, re.MULTILINE)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from criteria_cli.errors import UsageError
-from criteria_cli.study.files import Definition, as_frozen, load_definition
+from criteria_cli.study.files import Definition, load_definition
+from criteria_cli.study.frozen import as_frozen
 
 MINIMAL = """
 schema = 1

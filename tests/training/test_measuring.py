@@ -10,7 +10,7 @@ import pytest
 from criteria_cli.study.spec import ModelSpec, TrainingSpec
 from criteria_cli.training import probe_process
 from criteria_cli.training.devices import Precision
-from criteria_cli.training.measuring import Measurement, StepMeter
+from criteria_cli.training.measuring import OPTIMIZER_STEPS, Measurement, StepMeter
 from criteria_cli.training.model import encoder_from_config
 from criteria_cli.training.probe import ProbeSettings
 from criteria_cli.training.simulated import SimulatedCard
@@ -19,21 +19,24 @@ MODEL = ModelSpec(name="builtin:tiny-deberta-v2", max_length=64)
 CARD = "simulated:4GiB"
 
 
-def measured(precision: Precision, rows: int) -> tuple[Measurement, dict[str, int]]:
+def measured(precision: Precision, rows: int) -> tuple[Measurement, StepMeter]:
     card = SimulatedCard(4 * 2**30)
     with card.use():
         scoring = encoder_from_config(MODEL)
         meter = StepMeter(scoring, card, precision, MODEL, TrainingSpec(), 100)
-        return meter.train(rows, MODEL.max_length), meter.resident_bytes()
+        return meter.train(rows, MODEL.max_length), meter
 
 
 def test_a_measured_step_holds_gradients_and_moments_and_updates() -> None:
     """Trap 17: without the optimiser's state, half of a card's need was not seen."""
-    found, resident = measured("fp32", 4)
+    found, meter = measured("fp32", 4)
+    resident = meter.resident_bytes()
     assert resident["gradients"] == resident["parameters"]
     assert resident["optimizer"] >= 2 * resident["parameters"]
     assert found.optimizer >= sum(resident.values())
     assert found.requested > sum(resident.values())
+    steps = {int(state["step"]) for state in meter._step.optimizer.state.values()}
+    assert steps == {OPTIMIZER_STEPS}
 
 
 def test_it_computes_in_the_precision_that_is_asked_for() -> None:

@@ -17,6 +17,7 @@ from criteria_cli.errors import MachineError
 FOLDERS = ("/usr/share/wordnet", "/usr/local/WordNet-3.0/dict", "/opt/homebrew/opt/wordnet/dict")
 """Where systems keep WordNet; the first is Debian's package `wordnet-base`."""
 
+_HINT = "apt-get install wordnet-base, or set WNSEARCHDIR to the folder with `data.noun`"
 _KINDS = ("noun", "verb", "adj", "adv")
 _FILES = (
     *(f"data.{kind}" for kind in _KINDS),
@@ -70,7 +71,10 @@ class SynonymAugmenter:
             MachineError: nltk or WordNet's files are missing.
         """
         self.words = words
-        folder = folder or find_wordnet()
+        if folder is None:
+            folder = find_wordnet()
+        else:
+            _check_whole(folder)
         self._wordnet = _open(folder)
         self._irregular = _irregular(folder)
         self._left_alone = _LEFT_ALONE.union(
@@ -153,7 +157,7 @@ def find_wordnet() -> Path:
     Looks at `WNSEARCHDIR`, nltk's own data, then `FOLDERS`.
 
     Raises:
-        MachineError: there is none.
+        MachineError: there is none, or nltk or some of its files are missing.
     """
     _nltk()
     import nltk.data
@@ -163,10 +167,11 @@ def find_wordnet() -> Path:
     places += [str(Path(place) / "corpora" / "wordnet") for place in nltk.data.path]
     for place in (*places, *FOLDERS):
         if (Path(place) / "data.noun").is_file():
+            _check_whole(Path(place))
             return Path(place)
     raise MachineError(
         "synonyms need WordNet's files, which are not on this machine",
-        hint="apt-get install wordnet-base, or set WNSEARCHDIR to the folder with `data.noun`",
+        hint=_HINT,
         code="machine.wordnet",
     )
 
@@ -180,18 +185,19 @@ def _nltk() -> None:
         ) from None
 
 
-@lru_cache  # nltk takes seconds to read it, and keeps its files open
-def _open(folder: Path) -> Any:
-    """nltk's reader of a folder as WordNet's own packages lay it out.
-
-    Raises:
-        MachineError: files are missing.
-    """
+def _check_whole(folder: Path) -> None:
     missing = [name for name in _FILES if not (folder / name).is_file()]
     if missing:
         raise MachineError(
-            f"WordNet in `{folder.name}` has no file `{missing[0]}`", code="machine.wordnet"
+            f"WordNet in `{folder.name}` has no file `{missing[0]}`",
+            hint=_HINT,
+            code="machine.wordnet",
         )
+
+
+@lru_cache  # nltk takes seconds to read it, and keeps its files open
+def _open(folder: Path) -> Any:
+    """nltk's reader of a folder as WordNet's own packages lay it out."""
     import nltk.data
     from nltk.corpus.reader.wordnet import WordNetCorpusReader
 

@@ -24,7 +24,7 @@ def add_adapters(module: PreTrainedModel, spec: ModelSpec) -> None:
         UsageError: the architecture has no such matrices.
         MachineError: peft is not installed.
     """
-    peft = _peft()
+    peft = require_peft()
     targets = _targets(module, spec)
     config = peft.LoraConfig(
         r=spec.lora_rank,
@@ -78,7 +78,12 @@ def _targets(module: PreTrainedModel, spec: ModelSpec) -> list[str]:
     return names
 
 
-def _peft() -> Any:
+def require_peft() -> Any:
+    """The library that adds adapters.
+
+    Raises:
+        MachineError: it is not installed.
+    """
     try:
         import peft
     except ImportError:

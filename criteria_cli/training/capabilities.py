@@ -1,11 +1,14 @@
-"""Which settings cannot act on a model: refused by name before anything is trained."""
+"""What a definition asks for in vain: settings that cannot act on its model, and libraries that
+this machine lacks. Refused by name before anything is trained."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from criteria_cli.data.wordnet import find_wordnet
 from criteria_cli.errors import UsageError
-from criteria_cli.study.spec import StudySpec, setting_key
+from criteria_cli.study.spec import Scalar, StudySpec, setting_key
+from criteria_cli.training.adapters import require_peft
 from criteria_cli.training.model import ScoringModel
 from criteria_cli.training.optimizer import layer_count
 
@@ -37,11 +40,13 @@ def unusable_settings(model: ScoringModel, keys: Iterable[str]) -> dict[str, str
 
 
 def refuse_unusable(model: ScoringModel, spec: StudySpec) -> None:
-    """Refuse a definition that sets or searches what cannot act on its model.
+    """Refuse a definition that sets or searches what cannot act on its model or this machine.
 
     Raises:
         UsageError: naming the setting.
+        MachineError: a library or its data, which some trials would need, is missing.
     """
+    _require_libraries(spec)
     named = {setting_key(name): f"search.{name}" for name in spec.search}
     if spec.training.layerwise_lr_decay != 1.0:
         named.setdefault("training.layerwise_lr_decay", "training.layerwise_lr_decay")
@@ -53,6 +58,25 @@ def refuse_unusable(model: ScoringModel, spec: StudySpec) -> None:
             code="model.idle_setting",
         )
     _refuse_too_many_frozen(model, spec)
+
+
+def _require_libraries(spec: StudySpec) -> None:
+    """So that no worker stops in the middle of a study, at the first trial that needs one."""
+    if _may_be(spec, "model.lora", True):
+        require_peft()
+    if _may_be(spec, "augmentation.enable", True) and _may_be(
+        spec, "augmentation.method", "synonym"
+    ):
+        find_wordnet()
+
+
+def _may_be(spec: StudySpec, key: str, value: Scalar) -> bool:
+    """Whether a setting has this value in some trial."""
+    for name, parameter in spec.search.items():
+        if setting_key(name) == key:
+            return value in parameter.extremes()
+    section, _, field = key.partition(".")
+    return bool(getattr(getattr(spec, section), field) == value)
 
 
 def _refuse_too_many_frozen(model: ScoringModel, spec: StudySpec) -> None:

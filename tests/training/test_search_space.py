@@ -1,13 +1,15 @@
 """Every setting that may be searched changes the training, on three architectures."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from criteria_cli.data import wordnet
 from criteria_cli.data.formats import load_corpus
-from criteria_cli.errors import UsageError
+from criteria_cli.errors import MachineError, UsageError
 from criteria_cli.study.messages import TrainerSetup
 from criteria_cli.study.spec import DataSpec, Hyperparameters, StudySpec
 from criteria_cli.study.trial import Verdict
@@ -195,3 +197,40 @@ def test_more_frozen_layers_than_there_are_is_refused(tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path / "model", OTHERS["distilbert"], TOY_TEXTS)
     with pytest.raises(UsageError, match=r"`search.frozen_layers` goes to 6, but .* has 2 layers"):
         trainer_of(definition(path, frozen_layers={"low": 0, "high": 6}), tmp_path)
+
+
+# ---- what this machine lacks is named before the first trial
+
+
+@pytest.fixture
+def without_wordnet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import nltk.data
+
+    monkeypatch.setenv("WNSEARCHDIR", str(tmp_path))
+    monkeypatch.setattr(nltk.data, "path", [])
+    monkeypatch.setattr(wordnet, "FOLDERS", ())
+
+
+@pytest.mark.usefixtures("without_wordnet")
+def test_synonyms_that_some_trials_would_need(tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path / "model", MAIN["bert"], TOY_TEXTS)
+    sometimes = {"choices": [False, True]}
+    with pytest.raises(MachineError, match="synonyms need WordNet's files") as refused:
+        trainer_of(definition(path, **{"augmentation.enable": sometimes}), tmp_path)
+    assert "wordnet-base" in (refused.value.hint or "")
+    other = {"choices": ["contextual"], "when": "augmentation.enable"}
+    trainer_of(
+        definition(path, **{"augmentation.enable": sometimes, "augmentation.method": other}),
+        tmp_path,
+    )
+    trainer_of(definition(path), tmp_path)
+
+
+def test_adapters_that_some_trials_would_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_checkpoint(tmp_path / "model", MAIN["bert"], TOY_TEXTS)
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(MachineError, match=r"`model.lora` needs peft"):
+        trainer_of(definition(path, **{"model.lora": {"choices": [False, True]}}), tmp_path)
+    trainer_of(definition(path), tmp_path)

@@ -308,3 +308,21 @@ def test_a_pruner_that_stops_nothing_or_everything_is_called_out(
         versions=(),
     )
     assert {trouble.code for trouble in found} == expected
+
+
+def test_weeks_are_announced_by_the_first_folds(storage: str) -> None:
+    with desks(storage, 1, spec=spec_of(budget={"trials": 100})) as (a,):
+        lease = a.take().lease
+        assert status.read_study(storage, "s").troubles == ()
+        for epoch in (1, 2, None):
+            a.report(lease, 1, 0.5, epoch)
+        a.rows("update criteria_epochs set seconds = 5000 where 1 = 1 returning trial")
+        found = status.read_study(storage, "s")
+        # two epochs of 5,000 s in each of two folds of a hundred trials
+        assert found.eta_s is None
+        assert [trouble.message for trouble in found.troubles] == [
+            "it takes up to 23 days, less what is pruned"
+        ]
+        assert found.healthy, "a person should know, nothing is wrong"
+        a.rows("update criteria_epochs set seconds = 500 where 1 = 1 returning trial")
+        assert status.read_study(storage, "s").troubles == ()

@@ -38,10 +38,10 @@ def _together(costs: list[Mapping[str, Any]]) -> Spent:
         """Of a rate per second of training, over that time."""
         if not total:
             return None
-        return (
-            sum(fold.get(rate, 0.0) * time for fold, time in zip(costs, training, strict=True))
-            / total
+        weighted = sum(
+            fold.get(rate, 0.0) * time for fold, time in zip(costs, training, strict=True)
         )
+        return float(weighted / total)
 
     return Spent(
         folds=len(costs),

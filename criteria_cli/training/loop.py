@@ -6,8 +6,8 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,18 +19,21 @@ from criteria_cli.study.spec import Hyperparameters
 from criteria_cli.study.trial import EpochReport, Progress, Report, Verdict
 from criteria_cli.training.augmented import Augmented
 from criteria_cli.training.batches import MicroBatch
-from criteria_cli.training.checkpoint import Checkpoint, Checkpoints
+from criteria_cli.training.checkpoint import Checkpoints
 from criteria_cli.training.costs import PhaseClock
+from criteria_cli.training.epoch_losses import EpochLosses
 from criteria_cli.training.examples import Examples, ExampleSet
 from criteria_cli.training.losses import build_loss
-from criteria_cli.training.metrics import Metrics, measure
-from criteria_cli.training.optimizer import learning_rates, state_tensors
-from criteria_cli.training.replay import Attempt, run_batch, score_all
+from criteria_cli.training.metrics import Metrics
+from criteria_cli.training.optimizer import learning_rates
+from criteria_cli.training.position import Position, Saver
+from criteria_cli.training.replay import Attempt, run_batch
 from criteria_cli.training.resident import ResidentModel
 from criteria_cli.training.sampling import epoch_pairs, pairs_per_epoch
 from criteria_cli.training.seeds import seed_step
 from criteria_cli.training.step import TrainingStep
 from criteria_cli.training.tokens import Integers
+from criteria_cli.training.validation import Validation
 
 Phase = Literal["load", "train", "eval", "save"]
 
@@ -38,11 +41,6 @@ _log = logging.getLogger(__name__)
 
 PROGRESS_S = 2.0
 """Seconds between signs of life."""
-CHECKPOINT_S = 600.0
-"""Seconds after which an epoch that is still running is saved."""
-SAVE_SHARE = 0.1
-"""At the end of an epoch a checkpoint is left out only where writing one takes more than this
-share of the time since the last, and more than a second."""
 
 
 @dataclass(frozen=True)
@@ -74,33 +72,6 @@ class _Told(Exception):
     def __init__(self, verdict: Verdict) -> None:
         super().__init__(verdict)
         self.verdict = verdict
-
-
-@dataclass
-class _Position:
-    """Where a fold stands; with the tensors, all that a checkpoint holds."""
-
-    epoch: int = 1
-    """The epoch to train, or that is being trained."""
-    step: int = 0
-    """Optimiser steps done in it."""
-    best_score: float = -1.0
-    best_epoch: int = 0
-    history: list[EpochReport] = field(default_factory=list)
-    costs: dict[str, float] = field(default_factory=dict)
-    pairs: int = 0
-    """Pairs trained on so far, and their tokens with and without padding."""
-    tokens: int = 0
-    padded_tokens: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> _Position:
-        fields = dict(value)
-        history = [EpochReport(**report) for report in fields.pop("history")]
-        return cls(history=history, **fields)
 
 
 def fit(
@@ -165,13 +136,12 @@ class _Fit:
         self.model = model
         self.examples = examples
         self.train = np.asarray(train, dtype=np.int64)
-        self.validation = examples.set_of(np.asarray(validation, dtype=np.int64))
+        self.validation = Validation(model, examples, validation)
         self.training = hyperparameters.training
         self.metric = metric
         self.seed = seed
         self.report = report
         self.fold = fold
-        self.checkpoints = checkpoints
         self.keep_best = keep_best
         self.augmented = augmented
 
@@ -184,13 +154,13 @@ class _Fit:
         positives = int(labels.sum())
         self.loss = build_loss(self.training, positives, len(labels) - positives)
         self.step = TrainingStep(model, optimizer, self.training, self.loss, self.clock)
-        self.position = _Position()
-        self.losses = torch.zeros(self.steps, device=model.device.torch_device)
+        self.saver = Saver(checkpoints, model, self.step, keep_best=keep_best)
+        self.position = Position()
+        self.losses = EpochLosses(
+            self.steps, self.training.batch_size, self.per_epoch, model.device.torch_device
+        )
         self.best_scores = np.zeros(len(self.validation), dtype=np.float32)
-        self.checked = 0
-        now = time.monotonic()
-        self.reported_at = self.saved_at = now
-        self.save_seconds = 0.0
+        self.reported_at = time.monotonic()
 
     def run(self) -> FitResult:
         self._go_on()
@@ -224,8 +194,9 @@ class _Fit:
         )
         position.epoch += 1
         position.step = 0
-        self.checked = 0
-        if self._saving_is_cheap():
+        self.losses.begin()
+        # a fold that is over has its results written next, which a checkpoint would only delay
+        if not self._finished() and self.saver.cheap():
             self._save()
         self._listen(self.report(position.history[-1]))
 
@@ -246,7 +217,7 @@ class _Fit:
         while position.step < self.steps:
             self._batch(epoch[position.step * size : (position.step + 1) * size])
             self._sign_of_life("train")
-            if time.monotonic() - self.saved_at >= CHECKPOINT_S:
+            if self.saver.due():
                 self._save()
 
     def _batch(self, batch: ExampleSet) -> None:
@@ -266,7 +237,7 @@ class _Fit:
             parameters=self.step.parameters,
             rows=rows,
         )
-        self.losses[position.step] = loss
+        self.losses.put(position.step, loss)
         done = (position.epoch - 1) * self.steps + position.step
         self.step.update(self.rate(done))
         position.step += 1
@@ -281,44 +252,14 @@ class _Fit:
             position.best_epoch, position.best_score = position.epoch, 0.0
             self._take_best()
             return 0.0
-        scores = self.score(self.validation)
-        score = self._measure(scores).value(self.metric)
+        scores = self.validation.score(lambda: self._sign_of_life("eval"))
+        score = self.validation.measure(scores).value(self.metric)
         if score > position.best_score:
             position.best_score, position.best_epoch = score, position.epoch
             self.best_scores = scores
             self._take_best()
         self.clock.lap("evaluation")
         return score
-
-    def score(self, examples: ExampleSet) -> NDArray[np.float32]:
-        """Log-odds (pairs,) of a set under the weights as they are."""
-        model = self.model
-        model.module.eval()
-        scores = torch.zeros(len(examples), dtype=torch.float32, device=model.device.torch_device)
-
-        def score(micro_batch: MicroBatch) -> None:
-            rows = torch.from_numpy(micro_batch.rows).to(scores.device, non_blocking=True)
-            scores[rows] = model.scores(examples.tokens(micro_batch))
-            self._sign_of_life("eval")
-
-        with torch.inference_mode(), model.device.autocast(model.precision):
-            score_all(
-                examples.lengths,
-                score,
-                planner=model.planner,
-                device=model.device,
-                rows=examples.rows,
-            )
-        return scores.cpu().numpy()
-
-    def _measure(self, scores: NDArray[np.float32]) -> Metrics:
-        pairs = self.validation.pairs
-        return measure(
-            scores,
-            self.examples.label[pairs],
-            self.examples.criterion[pairs],
-            self.examples.criteria,
-        )
 
     def _take_best(self) -> None:
         if self.keep_best:
@@ -358,38 +299,28 @@ class _Fit:
         self._listen(self.report(progress))
 
     def _mean_loss(self) -> float:
-        """Of the epoch's pairs so far."""
-        losses = self._checked_losses()
-        sizes = np.full(len(losses), self.training.batch_size)
-        if len(losses) == self.steps:
-            sizes[-1] = self.per_epoch - (self.steps - 1) * self.training.batch_size
-        return float(np.average(losses, weights=sizes))
-
-    def _checked_losses(self) -> NDArray[np.float32]:
-        """Losses of the epoch's steps so far. Waits for the device.
+        """Of the epoch's pairs so far. Waits for the device.
 
         Raises:
-            TrialFailed: `nan_loss`, one of them is not a number.
+            TrialFailed: `nan_loss`, a step's loss is not a number.
         """
-        losses = self.losses[: self.position.step].cpu().numpy()
-        bad = np.flatnonzero(~np.isfinite(losses[self.checked :]))
-        if bad.size:
-            step = self.checked + int(bad[0])
-            rate = self.rate((self.position.epoch - 1) * self.steps + step)
+        position = self.position
+        step = self.losses.first_bad(position.step)
+        if step is not None:
+            rate = self.rate((position.epoch - 1) * self.steps + step)
             raise TrialFailed(
                 "nan_loss",
-                f"the loss is not a number in fold {self.fold}, epoch {self.position.epoch}, "
+                f"the loss is not a number in fold {self.fold}, epoch {position.epoch}, "
                 f"step {step + 1} of {self.steps}, at learning rate {rate:.3g}",
                 hint="lower `training.learning_rate`, or set `training.precision` to `fp32`",
             )
-        self.checked = len(losses)
-        return losses
+        return self.losses.mean(position.step)
 
     def _result(self, verdict: Verdict) -> FitResult:
         position = self.position
         metrics = None
         if len(self.validation) and position.best_epoch:
-            metrics = self._measure(self.best_scores)
+            metrics = self.validation.measure(self.best_scores)
         return FitResult(
             verdict=verdict,
             best_score=max(position.best_score, 0.0),
@@ -416,63 +347,18 @@ class _Fit:
 
     # -- going on ----------------------------------------------------------------------------
 
-    def _saving_is_cheap(self) -> bool:
-        since = time.monotonic() - self.saved_at
-        return self.save_seconds <= max(1.0, SAVE_SHARE * since)
-
     def _save(self) -> None:
-        if self.checkpoints is None:
-            return
         self.clock.lap("data")
-        started = time.monotonic()
         self.position.costs = self.clock.seconds()
-        self.checkpoints.save(
-            self.position.to_json() | {"scaler": self.step.scaler.state_dict()},
-            self._tensors()
-            | {
-                "losses": self.losses[: self.position.step],
-                "best_scores": torch.from_numpy(self.best_scores),
-            },
-        )
-        self.saved_at = time.monotonic()
-        self.save_seconds = self.saved_at - started
+        self.saver.save(self.position, self.losses.until(self.position.step), self.best_scores)
         self.clock.lap("store")
-
-    def _tensors(self) -> dict[str, Tensor]:
-        """Weights and the optimiser's moments, themselves and not copies of them."""
-        weights = {
-            f"weights.{name}": parameter
-            for name, parameter in self.model.parameters.items()
-            if parameter.requires_grad
-        }
-        best = {}
-        if self.keep_best and self.position.best_epoch:
-            best = {f"best.{name}": value for name, value in self.model.best_state().items()}
-        moments = state_tensors(self.model.module, self.step.optimizer)
-        return weights | best | {f"moments.{name}": value for name, value in moments.items()}
 
     def _go_on(self) -> None:
         """Take up the newest checkpoint, if there is one."""
-        checkpoint = self.checkpoints.load() if self.checkpoints is not None else None
-        if checkpoint is not None:
-            self._take_up(checkpoint)
+        found = self.saver.take_up()
+        if found is not None:
+            self.position, losses, self.best_scores = found
+            self.losses.restore(losses)
+            self.clock.add(self.position.costs)
             _log.info("fold %d goes on in epoch %d", self.fold, self.position.epoch)
         self.clock.lap("start")
-
-    @torch.no_grad()
-    def _take_up(self, checkpoint: Checkpoint) -> None:
-        position = dict(checkpoint.position)
-        self.step.scaler.load_state_dict(position.pop("scaler"))
-        self.position = _Position.from_json(position)
-        if self.position.best_epoch and self.keep_best:
-            for name, parameter in self.model.parameters.items():
-                parameter.copy_(checkpoint.tensors[f"best.{name}"])
-            self.model.keep_best()
-        own = self._tensors()
-        for name, tensor in own.items():
-            if not name.startswith("best."):
-                tensor.copy_(checkpoint.tensors[name])
-        losses = checkpoint.tensors["losses"]
-        self.losses[: len(losses)].copy_(losses)
-        self.best_scores = checkpoint.tensors["best_scores"].numpy().copy()
-        self.clock.add(self.position.costs)

@@ -6,15 +6,17 @@ import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import DebertaV2ForSequenceClassification, PreTrainedModel
-from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
 
-from criteria_cli.training.devices import Device
-from criteria_cli.training.disentangled import DisentangledAttention
+from criteria_cli.training.disentangled import (
+    DisentangledAttention,
+    distance_rows,
+    joined,
+    score_scale,
+)
 from criteria_cli.training.masks import dropped
 from criteria_cli.training.tokens import TokenBatch
 
@@ -32,13 +34,10 @@ class Inputs:
 
     @classmethod
     def of(cls, batch: TokenBatch, device: torch.device) -> Inputs:
-        """Copy a batch to `device`; from pinned memory, without waiting."""
+        """Copy a batch to `device`."""
 
         def move(array: object) -> Tensor:
-            tensor = torch.as_tensor(array)
-            if device.type == "cuda":
-                tensor = tensor.pin_memory()
-            return tensor.to(device, non_blocking=True)
+            return moved(torch.as_tensor(array), device)
 
         width = batch.ids.shape[1]
         mask = None
@@ -47,15 +46,22 @@ class Inputs:
         return cls(move(batch.ids), mask, None if batch.types is None else move(batch.types))
 
 
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy from the host to `device`. A card copies from pinned memory while it computes, and the
+    host goes on: it assembles the next micro-batch meanwhile."""
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
 class Forward(Protocol):
     """Inputs to logits (rows, outputs)."""
 
     def __call__(self, inputs: Inputs) -> Tensor: ...
 
 
-def choose_forward(module: PreTrainedModel, device: Device, attention: str) -> Forward:
-    """The way to run `module` on `device`: `reference` is the checkpoint's own code."""
-    del device
+def choose_forward(module: PreTrainedModel, attention: str) -> Forward:
+    """The way to run `module`: `reference` is the checkpoint's own code."""
     if attention == "auto" and DebertaForward.serves(module):
         return DebertaForward(module)
     return ReferenceForward(module)
@@ -155,11 +161,7 @@ class DebertaForward:
 
 
 def _distances(encoder: Any, length: int, device: torch.device) -> _Distances:
-    buckets, longest = encoder.position_buckets, encoder.max_relative_positions
-    distance = torch.arange(length - 1, -length, -1, device=device)
-    bucket = make_log_bucket_position(distance, buckets, longest) if buckets > 0 else distance
-    span = buckets if buckets > 0 else longest
-    row = (bucket.long() + span).clamp(0, 2 * span - 1)
+    row = distance_rows(encoder, torch.arange(length - 1, -length, -1, device=device))
     low, high = int(row.min()), int(row.max())
     row = row - low
     return _Distances(
@@ -176,8 +178,8 @@ def _attention(
     """(rows, width, hidden) what every token gathers from all."""
     rows, width, _ = hidden.shape
     heads, size = part.num_attention_heads, part.attention_head_size
-    scale = _scale(size)
-    together = _together(hidden, (part.query_proj, scale), (part.key_proj, 1), (part.value_proj, 1))
+    scale = score_scale(size)
+    together = joined(hidden, (part.query_proj, scale), (part.key_proj, 1), (part.value_proj, 1))
     # (3, heads, rows, width, size)
     together = together.view(rows, width, 3, heads, size).permute(2, 3, 0, 1, 4).contiguous()
     key_positions, query_positions = _projected(part, positions, scale)
@@ -198,10 +200,10 @@ def _first_attention(
     """(rows, 1, hidden) what the first token gathers from all."""
     rows, width, _ = hidden.shape
     heads, size = part.num_attention_heads, part.attention_head_size
-    scale = _scale(size)
+    scale = score_scale(size)
     key_positions, query_positions = _projected(part, positions, scale)
     query = (part.query_proj(hidden[:, 0]) * scale).view(rows, heads, size)
-    together = _together(hidden, (part.key_proj, 1), (part.value_proj, 1))
+    together = joined(hidden, (part.key_proj, 1), (part.value_proj, 1))
     key, value = together.view(rows, width, 2, heads, size).unbind(2)
     content = torch.einsum("bhd,bjhd->bhj", query, key)
     to_positions = torch.einsum(
@@ -214,27 +216,6 @@ def _first_attention(
     weights = functional.softmax(scores, -1)
     weights = dropped(weights, part.dropout.p, training=part.training).to(value.dtype)
     return torch.einsum("bhj,bjhd->bhd", weights, value).reshape(rows, 1, heads * size)
-
-
-def _together(hidden: Tensor, *projections: tuple[nn.Module, float]) -> Tensor:
-    """Several projections of the same tokens, each times a factor, as one product."""
-    if any(type(projection) is not nn.Linear for projection, _ in projections):
-        # low-rank adapters have a forward of their own
-        return torch.cat([projection(hidden) * factor for projection, factor in projections], -1)
-    weights, biases = (
-        torch.cat([_times(getattr(linear, name), factor) for linear, factor in projections])
-        for name in ("weight", "bias")
-    )
-    return functional.linear(hidden, weights, biases)
-
-
-def _times(values: Tensor, factor: float) -> Tensor:
-    return values if factor == 1 else values * factor
-
-
-def _scale(size: int) -> float:
-    """What scores are multiplied by; the root is rounded to float32, as transformers rounds it."""
-    return 1.0 / float(np.sqrt(np.float32(3 * size)))
 
 
 def _projected(part: Any, positions: Tensor, scale: float) -> tuple[Tensor, Tensor]:

@@ -16,9 +16,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
+from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
 
 from criteria_cli.training.masks import keep_mask
 
@@ -27,6 +30,36 @@ BLOCK = 128
 distances that none of them has, smaller ones are less work at once."""
 CACHED = 2**18
 """Scores that a processor works on at once, so that they stay in its cache from pass to pass."""
+
+
+def distance_rows(encoder: Any, distance: Tensor) -> Tensor:
+    """The row of a DeBERTa encoder's relative embeddings for each distance i - j."""
+    buckets, longest = encoder.position_buckets, encoder.max_relative_positions
+    bucket = make_log_bucket_position(distance, buckets, longest) if buckets > 0 else distance
+    span = buckets if buckets > 0 else longest
+    row: Tensor = (bucket.long() + span).clamp(0, 2 * span - 1)
+    return row
+
+
+def joined(hidden: Tensor, *projections: tuple[nn.Module, float]) -> Tensor:
+    """Several projections of the same tokens, each times a factor, as one product."""
+    if any(type(projection) is not nn.Linear for projection, _ in projections):
+        # low-rank adapters have a forward of their own
+        return torch.cat([projection(hidden) * factor for projection, factor in projections], -1)
+    weights, biases = (
+        torch.cat([_times(getattr(linear, name), factor) for linear, factor in projections])
+        for name in ("weight", "bias")
+    )
+    return functional.linear(hidden, weights, biases)
+
+
+def _times(values: Tensor, factor: float) -> Tensor:
+    return values if factor == 1 else values * factor
+
+
+def score_scale(size: int) -> float:
+    """What scores are multiplied by; the root is rounded to float32, as transformers rounds it."""
+    return 1.0 / float(np.sqrt(np.float32(3 * size)))
 
 
 def pieces(content: Tensor) -> Iterator[tuple[slice, slice]]:

@@ -69,7 +69,7 @@ class Predictor:
         self._tokenizer = encoder.tokenizer
         module: torch.nn.Module = encoder.module
         module.to(self._device.torch_device).eval()
-        self._forward = choose_forward(encoder.module, self._device, "auto")
+        self._forward = choose_forward(encoder.module, "auto")
         self._template = PairTemplate.of(encoder.tokenizer)
         self._criteria = tokenize(encoder.tokenizer, [each.text for each in self.criteria])
 

@@ -72,7 +72,8 @@ class ResidentModel:
         self.precision: Precision = precision
         self.module = encoder.module
         nn.Module.to(self.module, device.torch_device)
-        self.forward: Forward = choose_forward(encoder.module, device, attention)
+        self._fastest = choose_forward(encoder.module, "auto")
+        self.forward: Forward = choose_forward(encoder.module, attention)
         self.parameters = dict(self.module.named_parameters())
         self._trainable = [p for p in self.parameters.values() if p.requires_grad]
         self._pristine = WeightCopy(self._trainable)  # of the others, none ever changes
@@ -88,12 +89,18 @@ class ResidentModel:
         """
         self._pristine.restore()
         apply_model_settings(self.encoder, hyperparameters.model)
-        self.forward = choose_forward(self.module, self.device, hyperparameters.model.attention)
+        self.forward = self._fastest
+        if hyperparameters.model.attention == "reference":
+            self.forward = choose_forward(self.module, "reference")
         for parameter in self._trainable:
             parameter.requires_grad_(True)
             parameter.grad = None
         freeze(self.module, hyperparameters.training.frozen_layers)
         return self._memory.build(self.module, hyperparameters.training)
+
+    def run_by(self, forward: Forward) -> None:
+        """Run the model by `forward` from now on, where a study leaves the choice open."""
+        self.forward = self._fastest = forward
 
     def keep_best(self) -> None:
         """Copy the weights as the best so far, over the ones copied before."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from criteria_cli.study.spec import TrainingSpec
+from criteria_cli.training.attention import moved
 from criteria_cli.training.costs import PhaseClock
 from criteria_cli.training.losses import PairLoss
 from criteria_cli.training.optimizer import set_learning_rate, trained_parameters
@@ -54,7 +55,7 @@ class TrainingStep:
         # one context for the batch: weights are cast to its precision once, not per micro-batch
         with self.model.device.autocast(self.model.precision):
             for tokens, labels in micro_batches:
-                labels = labels.to(self._device, non_blocking=True)
+                labels = moved(labels, self._device)
                 self._clock.lap("data")
                 losses = self._loss(self.model.scores(tokens), labels)
                 loss = losses.sum() / weight

@@ -374,6 +374,7 @@ def check_assembly(
     """
     for (post, criterion), a, b in zip(texts, posts, criteria, strict=True):
         own = tokenizer(post, criterion, truncation="only_first", max_length=pairs.max_length)
+        tokenizer("")  # or it would be saved as one that truncates
         width = len(own["input_ids"])
         batch = pairs.batch(np.array([a]), np.array([b]), max(width, 1))
         same_types = batch.types is None or batch.types[0].tolist() == own["token_type_ids"]

@@ -7,7 +7,7 @@ import json
 import platform
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,43 +22,19 @@ from criteria_cli.errors import CriteriaError, TrialFailed, UsageError
 from criteria_cli.study.messages import Learned, Ready, TrainerSetup
 from criteria_cli.study.spec import LOCAL_KEYS, Hyperparameters, ModelSpec, StudySpec, flatten
 from criteria_cli.study.trial import FoldReport, Outcome, Report, TrialRun, Verdict
-from criteria_cli.training.admission import Admission, admit
 from criteria_cli.training.augmentation import Rewritten, Variants, rewritten
 from criteria_cli.training.capabilities import refuse_unusable
 from criteria_cli.training.checkpoint import Checkpoints
 from criteria_cli.training.devices import open_device, precision_for
 from criteria_cli.training.examples import Examples
+from criteria_cli.training.loaded import CACHE, Shelf
 from criteria_cli.training.loop import FitResult, fit
-from criteria_cli.training.model import Encoder, load_encoder, structure
-from criteria_cli.training.probe import ProbeSettings
 from criteria_cli.training.replay import is_out_of_memory
 from criteria_cli.training.resident import ResidentModel
 from criteria_cli.training.results import TrialFolder
 from criteria_cli.training.tf32 import settle_tf32
 from criteria_cli.training.threads import cores, settle
-from criteria_cli.training.tokens import (
-    Integers,
-    PairTemplate,
-    PairTokens,
-    TokenTexts,
-    cached_tokens,
-)
-from criteria_cli.training.windows import WindowRule
-
-CACHE = "cache"
-"""The folder for tokens and the like, beside the trials."""
-
-
-@dataclass(frozen=True)
-class _Loaded:
-    """A model and its tokens: what follows from `model.name` and `model.head`."""
-
-    model: ResidentModel
-    admission: Admission
-    posts: TokenTexts
-    criteria: TokenTexts
-    template: PairTemplate
-    cut_left: bool
+from criteria_cli.training.tokens import Integers
 
 
 class Trainer:
@@ -75,7 +51,6 @@ class Trainer:
         self, setup: TrainerSetup, learn: Callable[[Learned], None] = lambda _: None
     ) -> None:
         settle(setup.threads)
-        self._learn = learn
         self.setup = setup
         self.spec = setup.spec
         self.device = open_device(setup.device)
@@ -83,12 +58,11 @@ class Trainer:
         settle_tf32(self.device.kind, self.device.name, self.precision)
         self.corpus = load_corpus(self.spec.data, setup.base)
         self.folds = split(self.corpus, self.spec.validation)
-        self._loaded: _Loaded | None = None
-        self._loaded_as: tuple[object, ...] = ()
+        self._shelf = Shelf(setup, self.device, self.precision, self.corpus, learn)
         self._variants = Variants(
             self.corpus, setup.directory / CACHE, self.device, self.spec.validation.seed
         )
-        refuse_unusable(self._load(self.spec.model).model.encoder, self.spec)
+        refuse_unusable(self._shelf.take(self.spec.model).model.encoder, self.spec)
 
     def ready(self) -> Ready:
         """What the supervisor is told when everything is in place."""
@@ -103,7 +77,7 @@ class Trainer:
                 "python": platform.python_version(),
                 "torch": str(torch.__version__),
                 "transformers": version("transformers"),
-                "model": self._load(self.spec.model).model.encoder.source,
+                "model": self._shelf.take(self.spec.model).model.encoder.source,
             },
             cut_posts=cut.posts,
             unread=cut.unread,
@@ -166,7 +140,7 @@ class Trainer:
 
         Where augmentation is on, the evidence of positive pairs among `train` is rewritten.
         """
-        loaded = self._load(hyperparameters.model)
+        loaded = self._shelf.take(hyperparameters.model)
         rewritten = self._rewritten(hyperparameters, train)
         loaded.admission.renew()
         try:
@@ -186,7 +160,7 @@ class Trainer:
                     augmented=rewritten.augmented,
                 )
         finally:
-            self._tell(loaded.admission)
+            self._shelf.tell(loaded.admission)
         counts = rewritten.counts(seed, fold, result.epochs)
         return replace(result, costs={**result.costs, **counts})
 
@@ -201,7 +175,7 @@ class Trainer:
 
     def model(self, spec: ModelSpec) -> ResidentModel:
         """The resident model of `spec`, with the weights that the last fit left."""
-        return self._load(spec).model
+        return self._shelf.take(spec).model
 
     def _run(self, hyperparameters: Hyperparameters, report: Report, run: TrialRun) -> Outcome:
         folder = TrialFolder(run.directory, self.fingerprint(hyperparameters, run.seed))
@@ -249,63 +223,9 @@ class Trainer:
             folder.save_result(outcome, hyperparameters.to_json())
         return outcome
 
-    def _load(self, spec: ModelSpec) -> _Loaded:
-        """The model that `spec` names, the resident one if it is the same."""
-        wanted = structure(spec)
-        if self._loaded is None or self._loaded_as != wanted:
-            self._loaded = None  # before the next is built: never two models in memory
-            with self.device.use():
-                self._loaded = self._load_anew(spec)
-            self._loaded_as = wanted
-        return self._loaded
-
-    def _load_anew(self, spec: ModelSpec) -> _Loaded:
-        corpus, cache = self.corpus, self.setup.directory / CACHE
-        criteria = [criterion.text for criterion in corpus.criteria]
-        encoder = load_encoder(spec, lambda: [*corpus.texts, *criteria], cache)
-        tokenizer = encoder.tokenizer
-        admission = self._admit(encoder, spec)
-        return _Loaded(
-            model=ResidentModel(encoder, self.device, admission.planner, self.precision),
-            admission=admission,
-            posts=cached_tokens(tokenizer, corpus.texts, cache),
-            criteria=cached_tokens(tokenizer, criteria, cache),
-            template=PairTemplate.of(tokenizer),
-            cut_left=tokenizer.truncation_side == "left",
-        )
-
-    def _admit(self, encoder: Encoder, spec: ModelSpec) -> Admission:
-        """What fits on the device of the study's largest step, with the model that `spec` names."""
-        largest = ProbeSettings.of(self.spec, self.device.spelled, spec)
-        admission = admit(
-            self.device,
-            self.precision,
-            largest.model,
-            largest.training,
-            encoder.module,
-            known=self.setup.memory,
-        )
-        self._tell(admission)
-        return admission
-
-    def _tell(self, admission: Admission) -> None:
-        """Let the store know of a memory model that is new or was lowered."""
-        news = admission.learned()
-        if news is not None:
-            self._learn(Learned(*news))
-
     def examples(self, spec: ModelSpec) -> Examples:
         """The corpus's pairs as the model of `spec` reads them."""
-        loaded = self._load(spec)
-        tokens = PairTokens(
-            loaded.posts,
-            loaded.criteria,
-            loaded.template,
-            spec.max_length,
-            cut_left=loaded.cut_left,
-            windows=WindowRule.of(spec),
-        )
-        return Examples.of(self.corpus, tokens)
+        return self._shelf.take(spec).examples(self.corpus, spec)
 
     def fingerprint(self, hyperparameters: Hyperparameters, seed: int) -> str:
         """Of everything that a fold's result depends on."""
@@ -316,7 +236,7 @@ class Trainer:
             "settings": settings,
             "validation": self.spec.validation.model_dump(mode="json"),
             "data": self.corpus.sha256,
-            "model": self._load(hyperparameters.model).model.encoder.source,
+            "model": self._shelf.take(hyperparameters.model).model.encoder.source,
             "precision": self.precision,
             "seed": seed,
         }

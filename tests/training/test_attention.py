@@ -13,7 +13,6 @@ from criteria_cli.training.attention import (
     ReferenceForward,
     choose_forward,
 )
-from criteria_cli.training.devices import CpuDevice
 from criteria_cli.training.disentangled import BLOCK, DisentangledAttention
 from criteria_cli.training.masks import dropped, keep_mask
 
@@ -226,10 +225,10 @@ def test_adapters_act_as_in_transformers() -> None:
     ids=["no relative attention", "one kind of position", "convolution over the only layer"],
 )
 def test_what_it_does_not_compute_takes_the_reference(changes: dict[str, Any]) -> None:
-    assert isinstance(choose_forward(deberta(**changes), CpuDevice(), "auto"), ReferenceForward)
+    assert isinstance(choose_forward(deberta(**changes), "auto"), ReferenceForward)
 
 
 def test_reference_is_what_the_study_asks_for() -> None:
     module = deberta()
-    assert isinstance(choose_forward(module, CpuDevice(), "auto"), DebertaForward)
-    assert isinstance(choose_forward(module, CpuDevice(), "reference"), ReferenceForward)
+    assert isinstance(choose_forward(module, "auto"), DebertaForward)
+    assert isinstance(choose_forward(module, "reference"), ReferenceForward)

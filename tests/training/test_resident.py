@@ -4,17 +4,20 @@ that the model takes (trap 35).
 
 import shutil
 import weakref
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from criteria_cli.data.formats import load_corpus
 from criteria_cli.study.messages import TrainerSetup
 from criteria_cli.study.trial import EpochReport, Event, TrialRun, Verdict
-from criteria_cli.training import trainer as trainer_module
+from criteria_cli.training import loaded as loaded_module
+from criteria_cli.training.attention import moved
+from criteria_cli.training.examples import ExampleSet
 from criteria_cli.training.loop import _Fit
 from criteria_cli.training.model import Encoder
 from criteria_cli.training.resident import ResidentModel
@@ -129,12 +132,52 @@ def test_a_model_is_gone_before_the_next_is_built(
     first = weakref.ref(trainer.model(spec.model).module)
     assert first() is not None
     found: list[object] = []
-    load = trainer_module.load_encoder
+    load = loaded_module.load_encoder
 
     def loading(*arguments: Any) -> Encoder:
         found.append(first())
         return load(*arguments)
 
-    monkeypatch.setattr(trainer_module, "load_encoder", loading)
+    monkeypatch.setattr(loaded_module, "load_encoder", loading)
     trainer.model(spec.model.model_copy(update={"head": "one_logit"}))
     assert found == [None]
+
+
+def test_a_card_copies_from_pinned_memory_and_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: calls.append("pin") or tensor)
+    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, *_, **how: calls.append(how) or tensor)
+    moved(torch.zeros(2), torch.device("cuda", 0))
+    assert calls == ["pin", {"non_blocking": True}]
+    calls.clear()
+    moved(torch.zeros(2), torch.device("cpu"))
+    assert calls == [{"non_blocking": True}]
+
+
+def test_a_micro_batch_is_assembled_when_the_one_before_it_is_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a card, which the host never waits for, computes while the next one is made."""
+    spec = toy_spec()
+    trainer = Trainer(TrainerSetup(spec, tmp_path, tmp_path / "runs", "cpu", 1))
+    model = trainer.model(spec.model)
+    bound = replace(model.planner.limits.train, full_rows=4, budget=0.0)
+    monkeypatch.setattr(model.planner, "limits", replace(model.planner.limits, train=bound))
+    order: list[str] = []
+    tokens, backward = ExampleSet.tokens, torch.Tensor.backward
+
+    def assembled(self: ExampleSet, part: Any) -> TokenBatch:
+        order.append("assembled")
+        return tokens(self, part)
+
+    def begun(self: torch.Tensor, *arguments: Any, **keywords: Any) -> None:
+        order.append("backward")
+        backward(self, *arguments, **keywords)
+
+    monkeypatch.setattr(ExampleSet, "tokens", assembled)
+    monkeypatch.setattr(torch.Tensor, "backward", begun)
+    trainer.fit(
+        spec.hyperparameters(), trainer.folds[0].train[:16], np.zeros(0, dtype=np.int64), fold=1,
+        seed=1, report=lambda _: Verdict.CONTINUE,
+    )  # fmt: skip
+    assert order == ["assembled", "backward"] * 4

@@ -1,14 +1,17 @@
 """How fast a trial trains and scores, beside other ways of doing the same; a CPU is enough.
 
     pip install -e '.[bench]'
-    python benchmarks/throughput.py [--quick] [--json FILE]
+    python benchmarks/throughput.py [--quick] [--json FILE] [--part compare|fixed|growth]
+                                    [--rounds N] [--more]
 
 Every side trains the same pairs of the same small DeBERTa-v2 for one epoch in batches of 32, then
 scores others, in a process of its own with one thread and, but for `hf_as_shipped`, the same
-allocator settings. The sides take turns, in another order each round. A ratio is the median over
-rounds of the other's time divided by ours in the same round: above 1, ours is faster. Also: equal
-results, fixed costs between folds and trials, growth with the number of pairs. What the sides do is
-in `throughput_sides.py`, what they read in `throughput_data.py`.
+allocator settings. Loading is not timed; the epoch is the process's first, for all alike. The sides
+take turns, in another order each round. A ratio is the median over rounds of the other's time
+divided by ours in the same round: above 1, ours is faster. `ratios` compares our defaults (bf16
+where the processor has it) with the best of the Trainer in either precision, `ratios_fp32` both in
+float32. What the sides do is in `throughput_sides.py`, what they read in `throughput_data.py`, the
+fixed costs and growth in `throughput_costs.py`; equal results are shown by `equal.py`.
 """
 
 from __future__ import annotations
@@ -19,12 +22,11 @@ import json
 import os
 import platform
 import random
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +34,19 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
 import numpy as np
+import throughput_costs as costs
 import throughput_data as data
+import torch
 
 from criteria_cli.training.threads import environment
 
 SIDES = (
     "ours", "ours_fp32", "predecessor", "hf_as_shipped", "hf_default", "hf_grouped_4x8",
     "hf_grouped_8x4", "hf_grouped_4x8_bf16", "hf_grouped_8x4_bf16", "cross_encoder", "lightning",
+)  # fmt: skip
+PARTS = ("compare", "fixed", "growth")
+LIBRARIES = (
+    "torch", "transformers", "accelerate", "sentence-transformers", "lightning", "tokenizers",
 )  # fmt: skip
 NEEDS = {
     "hf": ("accelerate", "datasets", "pandas"),
@@ -96,31 +104,39 @@ def possible() -> list[str]:
     return found
 
 
-def compare(folder: Path, rounds: int) -> dict[str, Any]:
-    """Rows, ratios and the machine's matrix product rates."""
-    sides = [Side(name, folder) for name in possible()]
-    for side in sides:
-        side.wait()
-    measured: dict[str, list[dict[str, Any]]] = {side.name: [] for side in sides}
-    rates = sides[0].ask("peak")
-    order = random.Random(0)
-    for number in range(rounds):
-        order.shuffle(sides)
-        for side in sides:
-            measured[side.name].append(side.ask("go"))
-            times = measured[side.name][-1]
+def compare(folder: Path, rounds: int, before: dict[str, Any]) -> dict[str, Any]:
+    """What each side took in each round, after the rounds `before`, and the machine's matrix
+    product rates."""
+    names = possible()
+    measured: dict[str, list[dict[str, Any]]] = before.get("rounds", {name: [] for name in names})
+    rates = measure(names[0], folder, "peak")
+    for kind, rate in before.get("peak_flops", {}).items():
+        rates[kind] = max(rate, rates[kind])
+    done = len(measured[names[0]])
+    for number in range(done, done + rounds):
+        random.Random(number).shuffle(names)
+        for name in names:
+            times = measure(name, folder, "go")
+            measured[name].append(times)
             print(
-                f"round {number + 1} {side.name:22s} train {times['train']['cpu_s']:7.2f} s "
+                f"round {number + 1} {name:22s} train {times['train']['cpu_s']:7.2f} s "
                 f"eval {times['eval']['cpu_s']:6.2f} s",
                 file=sys.stderr, flush=True,
             )  # fmt: skip
-    for side in sides:
-        side.close()
     return {"peak_flops": rates, "rounds": measured}
 
 
-def rows_of(folder: Path, found: dict[str, Any]) -> list[dict[str, Any]]:
-    work = work_of(folder)
+def measure(name: str, folder: Path, word: str) -> dict[str, Any]:
+    """Ask a side in a new process: several of them together would not fit in memory."""
+    side = Side(name, folder)
+    try:
+        side.wait()
+        return side.ask(word)
+    finally:
+        side.close()
+
+
+def rows_of(work: dict[str, tuple[int, float]], found: dict[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for name, rounds in found["rounds"].items():
         row: dict[str, Any] = {"side": name}
@@ -195,133 +211,6 @@ def ratios_of(rounds: dict[str, list[dict[str, Any]]], ours: str) -> dict[str, A
     return found
 
 
-def growth(sizes: tuple[int, ...], folder: Path) -> list[dict[str, Any]]:
-    """Seconds and peak memory of tokenising and of planning an epoch, each size in a process."""
-    found = []
-    for pairs in sizes:
-        done = subprocess.run(
-            [sys.executable, __file__, "--grow", str(pairs), str(folder)],
-            capture_output=True, text=True, check=True, env={**os.environ, **environment(1)},
-        )  # fmt: skip
-        found.append(json.loads(done.stdout))
-        print(f"growth {found[-1]}", file=sys.stderr, flush=True)
-    return found
-
-
-def grow(pairs: int, folder: Path) -> dict[str, Any]:
-    from transformers import AutoTokenizer
-
-    from criteria_cli.training.batches import Planner
-    from criteria_cli.training.memory import assumed_limits
-    from criteria_cli.training.sampling import epoch_pairs
-    from criteria_cli.training.tokens import PairTemplate, PairTokens, cached_tokens
-
-    number = -(-pairs // 9)
-    rng = np.random.default_rng(3)
-    base = data.texts(rng, data.lengths(rng, min(number, 1512)))
-    posts = [f"{base[i % len(base)]} {i}" for i in range(number)]  # each its own text
-    tokenizer = AutoTokenizer.from_pretrained(folder / "small")
-    criteria = data.texts(rng, np.array([14, 17, 18, 20, 21, 23, 25, 28, 33]))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with tempfile.TemporaryDirectory() as cache:
-        started = time.perf_counter()
-        tokens = PairTokens(
-            cached_tokens(tokenizer, posts, Path(cache)),
-            cached_tokens(tokenizer, criteria, Path(cache)),
-            PairTemplate.of(tokenizer),
-            512,
-        )
-        tokenised = time.perf_counter()
-        index = np.arange(pairs)
-        order = epoch_pairs(index, (index % 9 == 0).astype(np.int8), None, (1, 1, 1))
-        config = SmallShape()
-        planner = Planner(assumed_limits(config, 10**6, 512, total_bytes=2**34, free_bytes=2**34))
-        sizes = tokens.lengths(order // 9, order % 9)
-        for start in range(0, len(order), 32):
-            planner.plan(sizes[start : start + 32])
-        planned = time.perf_counter()
-        planner.plan_evaluation(sizes)
-        sorted_for_evaluation = time.perf_counter()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {
-        "pairs": pairs,
-        "posts": number,
-        "tokenise_s": tokenised - started,
-        "plan_epoch_s": planned - tokenised,
-        "plan_evaluation_s": sorted_for_evaluation - planned,
-        "peak_bytes": peak * 1024,
-        "peak_above_texts_bytes": (peak - before) * 1024,
-    }
-
-
-class SmallShape:
-    """The sizes of the small model, for planning without it."""
-
-    hidden_size = 128
-    num_hidden_layers = 4
-    num_attention_heads = 4
-
-
-def fixed(folder: Path) -> dict[str, Any]:
-    """What lies between folds and trials for a model of DeBERTa-v3-base's size, in seconds."""
-    done = subprocess.run(
-        [sys.executable, __file__, "--fixed", str(folder)],
-        capture_output=True, text=True, check=True, env={**os.environ, **environment(1)},
-    )  # fmt: skip
-    return dict(json.loads(done.stdout))
-
-
-def fixed_costs(folder: Path) -> dict[str, Any]:
-    from transformers import AutoModelForSequenceClassification
-
-    from criteria_cli.study.messages import TrainerSetup
-    from criteria_cli.study.spec import StudySpec
-    from criteria_cli.training.trainer import Trainer
-
-    checkpoint = folder / "base"
-    if not checkpoint.exists():
-        data.checkpoint(checkpoint, "base", data.sample(30))
-    spec = StudySpec.model_validate(
-        {
-            "schema": 1,
-            "name": "fixed",
-            "data": {"format": "pairs", "path": "pairs.csv"},
-            "model": {"name": str(checkpoint), "max_length": 512},
-            "validation": {"folds": 2},
-            "training": {"precision": "fp32"},
-        }
-    )
-    started = time.perf_counter()
-    trainer = Trainer(TrainerSetup(spec, folder, folder / "runs-fixed", "cpu", 1))
-    ready = time.perf_counter()
-    model, settings = trainer.model(spec.model), spec.hyperparameters()
-
-    def seconds(work: Any, times: int = 5) -> dict[str, float]:
-        found = []
-        for _ in range(times):
-            cpu, wall = time.process_time(), time.perf_counter()
-            work()
-            found.append((time.process_time() - cpu, time.perf_counter() - wall))
-        return {
-            "cpu_s": statistics.median(cpu for cpu, _ in found),
-            "wall_s": statistics.median(wall for _, wall in found),
-        }
-
-    def reload() -> None:
-        again = AutoModelForSequenceClassification.from_pretrained(checkpoint)
-        for parameter in again.parameters():
-            parameter.data.mul_(1.0)  # a mapped file is read when it is first written to
-
-    model.begin(settings)
-    return {
-        "parameters": sum(parameter.numel() for parameter in model.module.parameters()),
-        "start_to_ready_s": ready - started,
-        "next_fold": seconds(lambda: model.begin(settings)),
-        "keep_best": seconds(model.keep_best),
-        "reload_instead": seconds(reload, 3),
-    }
-
-
 def table(rows: list[dict[str, Any]]) -> str:
     head = f"{'side':22s} {'train CPU s':>11s} {'pairs/s':>8s} {'of peak':>8s} "
     lines = [head + f"{'eval CPU s':>10s} {'pairs/s':>8s} {'of peak':>8s}"]
@@ -338,41 +227,65 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true", help="under fifteen minutes on two cores")
     parser.add_argument("--json", type=Path, help="write what was found to this file")
-    parser.add_argument("--grow", nargs=2, help=argparse.SUPPRESS)
-    parser.add_argument("--fixed", help=argparse.SUPPRESS)
+    parser.add_argument("--rounds", type=int, help="of the comparison; 3 when quick, else 5")
+    parser.add_argument(
+        "--part", action="append", choices=PARTS,
+        help="only this; the others stay in FILE as they are",
+    )  # fmt: skip
+    parser.add_argument(
+        "--more", action="store_true", help="compare in further rounds than those in FILE"
+    )
     options = parser.parse_args()
-    if options.grow:
-        print(json.dumps(grow(int(options.grow[0]), Path(options.grow[1]))))
-        return
-    if options.fixed:
-        print(json.dumps(fixed_costs(Path(options.fixed))))
-        return
-    train_posts, eval_posts, rounds = (10, 5, 3) if options.quick else (20, 10, 5)
-    sizes = (13_000,) if options.quick else (13_000, 130_000, 1_300_000)
+    parts = options.part or PARTS
+    result: dict[str, Any] = {}
+    if (options.part or options.more) and options.json and options.json.exists():
+        result = json.loads(options.json.read_text())
+    result["schema"] = "criteria.throughput/1"
     with tempfile.TemporaryDirectory(prefix="throughput-") as name:
         folder = Path(name)
+        train_posts, eval_posts = (10, 5) if options.quick else (20, 10)
         data.write(folder, train_posts, eval_posts)
-        found = compare(folder, rounds)
-        result = {
-            "schema": "criteria.throughput/1",
-            "machine": {
-                "processor": platform.processor() or platform.machine(),
-                "cores": os.cpu_count(),
-                "load_at_end": os.getloadavg()[0],
-                "gpu": "not run on a GPU",
-            },
-            "peak_flops": found["peak_flops"],
-            "rows": rows_of(folder, found),
-            "ratios": ratios_of(found["rounds"], "ours"),
-            "ratios_fp32": ratios_of(found["rounds"], "ours_fp32"),
-            "growth": growth(sizes, folder),
-            "fixed": None if options.quick else fixed(folder),
-            "rounds": found["rounds"],
-        }
-    print(table(result["rows"]))
-    print(json.dumps({key: result[key] for key in ("ratios", "ratios_fp32")}, indent=1))
+        if "compare" in parts:
+            before = result if options.more else {}
+            result |= comparison(folder, options.rounds or (3 if options.quick else 5), before)
+        if "fixed" in parts:
+            result["fixed"] = costs.fixed(folder)
+        if "growth" in parts:
+            sizes = (costs.PLANNED[:1], costs.TRAINED[:1])
+            if not options.quick:
+                sizes = (costs.PLANNED, costs.TRAINED)
+            result["growth"] = costs.growth(folder, *sizes)
+    if "rows" in result:
+        print(table(result["rows"]))
+    shown = ("ratios", "ratios_fp32", "fixed", "growth")
+    print(json.dumps({key: result[key] for key in shown if key in result}, indent=1))
     if options.json:
-        options.json.write_text(json.dumps(result, indent=1))
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def comparison(folder: Path, rounds: int, before: dict[str, Any]) -> dict[str, Any]:
+    """The sides beside each other, with what they ran on."""
+    found = compare(folder, rounds, before)
+    work = work_of(folder)
+    return {
+        "machine": {
+            "processor": str(torch.cpu.get_capabilities().get("cpu_name") or platform.machine()),
+            "cores": len(os.sched_getaffinity(0)),
+            "load_at_end": os.getloadavg()[0],
+            "gpu": "not run on a GPU",
+            "versions": {name: version(name) for name in LIBRARIES},
+        },
+        "sample": {
+            "train_pairs": work["train"][0],
+            "eval_pairs": work["eval"][0],
+            "rounds": len(found["rounds"]["ours"]),
+        },
+        "peak_flops": found["peak_flops"],
+        "rows": rows_of(work, found),
+        "ratios": ratios_of(found["rounds"], "ours"),
+        "ratios_fp32": ratios_of(found["rounds"], "ours_fp32"),
+        "rounds": found["rounds"],
+    }
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from criteria_cli.cli.layout import Column, Line, Row, Span, line, table, wrapped
@@ -101,6 +102,23 @@ def settings_screen(definition: Definition, width: int | None) -> list[Line]:
         if value is not None or source != "default"
     ]
     return table(columns, rows, width)
+
+
+def plan_document(
+    definition: Definition, data: DataSummary, more: Mapping[str, object]
+) -> dict[str, Any]:
+    """What a dry run shows, for a program, with what its command adds."""
+    counts = asdict(data)
+    counts["folds"] = counts.pop("table")
+    return {
+        "schema": "criteria.plan/1",
+        "name": definition.spec.name,
+        **more,
+        "data": counts,
+        "settings": {
+            key: {"value": value, "from": source} for key, value, source in definition.settings()
+        },
+    }
 
 
 def setting(value: Any) -> str:

@@ -121,7 +121,7 @@ def command(
     )
     summary = described_data(definition)
     if dry_run:
-        _show_plan(definition, summary, options, place)
+        _show_plan(definition, summary, options, place, as_json=as_json)
         return 0
     again = _with_flags(study, {"--name": name, "--data": data, "--storage": storage})
     return _run(again, definition, summary, options, place, as_json=as_json)
@@ -184,17 +184,26 @@ def _run(
 
 
 def _show_plan(
-    definition: Definition, summary: DataSummary, options: SearchOptions, place: Store
+    definition: Definition,
+    summary: DataSummary,
+    options: SearchOptions,
+    place: Store,
+    *,
+    as_json: bool,
 ) -> None:
     from criteria_cli import wiring
     from criteria_cli.cli.definition_screen import (
         baseline_words,
         data_lines,
         folds_screen,
+        plan_document,
         settings_screen,
     )
 
     found = wiring.rehearse_search(definition, options, summary)
+    if as_json:
+        print_json(plan_document(definition, summary, found))
+        return
     width = width_of(sys.stdout)
     spec = definition.spec
     show(

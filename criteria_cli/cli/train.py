@@ -132,7 +132,7 @@ def command(
     order = _order(definition, origin, storage, target, device)
     summary = described_data(definition)
     if dry_run:
-        _show_plan(definition, summary, order)
+        _show_plan(definition, summary, order, as_json=as_json)
         return 0
     return _run(replace(order, overwrite=overwrite), summary, as_json=as_json)
 
@@ -178,12 +178,23 @@ def _order(
     return wiring.order_from_trial(order, store(storage).address, which)
 
 
-def _show_plan(definition: Definition, summary: DataSummary, order: TrainOrder) -> None:
-    from criteria_cli.cli.definition_screen import data_lines, folds_screen, settings_screen
+def _show_plan(
+    definition: Definition, summary: DataSummary, order: TrainOrder, *, as_json: bool
+) -> None:
+    from criteria_cli.cli.definition_screen import (
+        data_lines,
+        folds_screen,
+        plan_document,
+        settings_screen,
+    )
     from criteria_cli.study.frozen import as_sampled
 
     if order.trial is not None:
         definition = as_sampled(definition, order.hyperparameters, f"trial {order.trial}")
+    if as_json:
+        more = {"trains": order.origin, "model_dir": str(order.out)}
+        print_json(plan_document(definition, summary, more))
+        return
     width = width_of(sys.stdout)
     show(
         [

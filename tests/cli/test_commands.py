@@ -188,6 +188,23 @@ def test_a_dry_run_writes_nothing_and_names_each_source(tmp_path: Path, run_in: 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s.toml"]
 
 
+def test_a_dry_run_for_a_program(study: Path, run_in: Run) -> None:
+    for arguments in (["hpo", "s.toml"], ["train", "s.toml", "--from", "best"]):
+        ran = run_in(study, *arguments, "--dry-run", "--json")
+        assert ran.code == 0, ran.err
+        plan = json.loads(ran.out)
+        assert (plan["schema"], plan["name"], plan["data"]["pairs"]) == (
+            "criteria.plan/1",
+            "s",
+            270,
+        )
+        assert sum(fold["positives"] for fold in plan["data"]["folds"]) == plan["data"]["positives"]
+        assert plan["settings"]["validation.folds"]["value"] == 3
+    assert (
+        plan["settings"]["training.learning_rate"]["from"] == f"trial {plan['trains'].split()[1]}"
+    )
+
+
 def test_a_trial_is_trained_as_its_study_ran_it(study: Path, run_in: Run) -> None:
     """Trap 14: the file says something else by now."""
     path = study / "s.toml"

@@ -97,8 +97,9 @@ def write_tracked(storage: str, name: str, folder: Path, tracker: str, *, overwr
         UsageError: no such study, or the folder exists.
         MachineError: the tracker's package is missing.
     """
-    from criteria_cli.hpo.tracking import WRITERS
+    from criteria_cli.hpo.tracking import WRITERS, require
 
+    require(tracker)
     _, record = _read(storage, name)
     _refuse_existing(folder, overwrite)
     if folder.exists():

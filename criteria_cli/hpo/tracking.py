@@ -65,7 +65,7 @@ def write_tensorboard(record: StudyRecord, folder: Path) -> None:
     Raises:
         MachineError: tensorboardX is missing.
     """
-    module = _package("tensorboardX", "tensorboard")
+    module = require("tensorboard")
     for trial in tracked(record):
         with module.SummaryWriter(str(folder / trial.name), write_to_disk=True) as writer:
             for fold, curve in trial.curves.items():
@@ -85,7 +85,7 @@ def write_mlflow(record: StudyRecord, folder: Path) -> None:
     Raises:
         MachineError: mlflow is missing.
     """
-    mlflow = _package("mlflow", "mlflow")
+    mlflow = require("mlflow")
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     place = folder.absolute()
     client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{place}/mlflow.db")
@@ -110,7 +110,7 @@ def write_wandb(record: StudyRecord, folder: Path) -> None:
     Raises:
         MachineError: wandb is missing.
     """
-    wandb = _package("wandb", "wandb")
+    wandb = require("wandb")
     for trial in tracked(record):
         run = wandb.init(
             mode="offline",
@@ -138,14 +138,25 @@ WRITERS: dict[str, Callable[[StudyRecord, Path], None]] = {
     "mlflow": write_mlflow,
     "wandb": write_wandb,
 }
+PACKAGES = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}
 
 
-def _package(name: str, extra: str) -> ModuleType:
+def require(tracker: str) -> ModuleType:
+    """The tracker's package.
+
+    Raises:
+        MachineError: it is missing.
+    """
     import importlib
 
+    name = PACKAGES[tracker]
     try:
-        return importlib.import_module(name)
+        module = importlib.import_module(name)
     except ImportError:
+        module = None
+    # a folder of that name here, such as an earlier report's, passes for an empty package
+    if module is None or getattr(module, "__file__", None) is None:
         raise MachineError(
-            f"this needs {name}: pip install 'criteria[{extra}]'", code="machine.package"
-        ) from None
+            f"this needs {name}: pip install 'criteria[{tracker}]'", code="machine.package"
+        )
+    return module

@@ -144,15 +144,20 @@ def test_tensorboard_files_hold_each_trials_curve(reported: Path, run_in: Run) -
 
 
 @pytest.mark.parametrize("tracker", ["mlflow", "wandb"])
+@pytest.mark.parametrize("lookalike", [False, True], ids=["nothing", "a folder of its name"])
 def test_a_tracker_that_is_not_installed_is_named(
-    reported: Path, run_in: Run, tracker: str
+    reported: Path, run_in: Run, tracker: str, lookalike: bool
 ) -> None:
+    out = f"{tracker}-{lookalike}"
+    empty = "import types, sys; sys.modules['{0}'] = types.ModuleType('{0}')"
+    gone = "import sys; sys.modules['{0}'] = None"
     done = run_in(
-        reported, "report", "s", "--format", tracker,
-        prelude=f"import sys; sys.modules['{tracker}'] = None",
+        reported, "report", "s", "--format", tracker, "--out", out,
+        prelude=(empty if lookalike else gone).format(tracker),
     )  # fmt: skip
     assert done.code == 3
     assert f"pip install 'criteria[{tracker}]'" in done.err
+    assert not (reported / out).exists()
 
 
 def test_an_unknown_study_is_named(reported: Path, run_in: Run) -> None:

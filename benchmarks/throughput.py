@@ -237,6 +237,11 @@ def main() -> None:
     )
     options = parser.parse_args()
     parts = options.part or PARTS
+
+    def keep() -> None:
+        if options.json:
+            options.json.write_text(json.dumps(result, indent=1) + "\n")
+
     result: dict[str, Any] = {}
     if (options.part or options.more) and options.json and options.json.exists():
         result = json.loads(options.json.read_text())
@@ -248,8 +253,10 @@ def main() -> None:
         if "compare" in parts:
             before = result if options.more else {}
             result |= comparison(folder, options.rounds or (3 if options.quick else 5), before)
+            keep()
         if "fixed" in parts:
             result["fixed"] = costs.fixed(folder)
+            keep()
         if "growth" in parts:
             sizes = (costs.PLANNED[:1], costs.TRAINED[:1])
             if not options.quick:
@@ -259,8 +266,7 @@ def main() -> None:
         print(table(result["rows"]))
     shown = ("ratios", "ratios_fp32", "fixed", "growth")
     print(json.dumps({key: result[key] for key in shown if key in result}, indent=1))
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
+    keep()
 
 
 def comparison(folder: Path, rounds: int, before: dict[str, Any]) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from criteria_cli.data.augment import Augmentation, Augmenter, VariantCache, aug
 from criteria_cli.data.corpus import Corpus
 from criteria_cli.study.spec import AugmentationSpec
 from criteria_cli.training.augmented import Augmented
-from criteria_cli.training.devices import Device
+from criteria_cli.training.devices import CpuDevice, Device
 from criteria_cli.training.examples import Examples
+from criteria_cli.training.replay import is_out_of_memory
 from criteria_cli.training.tokens import Integers, tokenize
 
 if TYPE_CHECKING:
@@ -70,19 +71,38 @@ class Variants:
             synonyms = SynonymAugmenter(settings.words)
             made = self._rewritten(train, settings, synonyms, synonyms.identity)
         else:
-            from criteria_cli.training.contextual import ContextualAugmenter
-
-            model = ContextualAugmenter(settings.language_model, settings.words, self._device)
-            try:
-                made = self._rewritten(train, settings, model, model.identity)
-            finally:
-                model.close()
+            made = self._contextual(train, settings)
         _log.info(
             "augmentation: %d variants of %d of %d positive pairs, %d of %d evidence sentences "
             "found in their posts",
             made.variants, len(made.texts), made.positives, made.found, made.sentences,
         )  # fmt: skip
         return made
+
+    def _contextual(self, train: Integers, settings: AugmentationSpec) -> Augmentation:
+        """Under the device's cap, before the fold's memory is planned; a device too full for the
+        language model beside the resident one leaves the work to the processor."""
+        try:
+            return self._contextual_on(self._device, train, settings)
+        except RuntimeError as error:
+            if self._device.kind == "cpu" or not is_out_of_memory(error):
+                raise
+        _log.warning(
+            "augmentation: %s has no room for `%s`, it runs on the processor",
+            self._device.name, settings.language_model,
+        )  # fmt: skip
+        return self._contextual_on(CpuDevice(), train, settings)
+
+    def _contextual_on(
+        self, device: Device, train: Integers, settings: AugmentationSpec
+    ) -> Augmentation:
+        from criteria_cli.training.contextual import ContextualAugmenter
+
+        model = ContextualAugmenter(settings.language_model, settings.words, device)
+        try:
+            return self._rewritten(train, settings, model, model.identity)
+        finally:
+            model.close()
 
     def _rewritten(
         self, train: Integers, settings: AugmentationSpec, augmenter: Augmenter, identity: str

@@ -15,6 +15,7 @@ from criteria_cli.study.messages import TrainerSetup
 from criteria_cli.study.spec import DataSpec, StudySpec
 from criteria_cli.study.trial import EpochReport, Event, Report, Verdict
 from criteria_cli.training import tiny
+from criteria_cli.training.augmentation import Variants
 from criteria_cli.training.checkpoint import Checkpoints
 from criteria_cli.training.contextual import ContextualAugmenter
 from criteria_cli.training.devices import CpuDevice
@@ -168,6 +169,29 @@ def test_each_setting_changes_the_training(setting: str, trainer: Trainer) -> No
 def test_nothing_else_changes_it(trainer: Trainer) -> None:
     losses = [[epoch.train_loss for epoch in fit(trainer, enable=True).history] for _ in range(2)]
     assert losses[0] == losses[1]
+
+
+class FullCard(CpuDevice):
+    """A card without room for another model."""
+
+    kind = "simulated"
+
+    @property
+    def torch_device(self) -> torch.device:  # type: ignore[override]
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_on_a_full_card_the_language_model_runs_on_the_processor(
+    corpus: Corpus, trainer: Trainer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = trainer.spec.hyperparameters(
+        {"augmentation.enable": True, "augmentation.method": "contextual"}
+    ).augmentation
+    train = trainer.folds[0].train
+    expected = Variants(corpus, tmp_path / "free", CpuDevice(), 42).of(train, settings)
+    found = Variants(corpus, tmp_path / "full", FullCard(), 42).of(train, settings)
+    assert found.texts == expected.texts
+    assert "has no room for" in caplog.text
 
 
 def test_what_was_applied_is_counted(trainer: Trainer) -> None:

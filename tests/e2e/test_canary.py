@@ -1,5 +1,9 @@
 """Words planted in posts and a password planted in a URL are found where they were put, nowhere
 else: not in a file, a database row, a stream, a process list, whatever goes wrong.
+
+    python -m pytest tests/e2e/test_canary.py -rP | grep canary:
+
+prints how many places were searched, and for what.
 """
 
 from __future__ import annotations
@@ -8,7 +12,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +25,7 @@ from processes import children_of, wait_until
 POST_WORDS = ("zqxvulk", "wombatrix", "flurbendorf")
 SENTENCE = "snorkelwyrm in the evening"
 PASSWORD = "hunter2canaryPW"
+WORDS = (*POST_WORDS, SENTENCE, PASSWORD)
 STUDY = """schema = 1
 name = "canary"
 [data]
@@ -42,15 +49,17 @@ type = "random"
 [budget]
 trials = 2
 """
-CRASHES = (
-    "claim.after:kill@1",
-    "trainer.order:exit@1",
-    "report.stored:kill@2",
-    "result.before_tell:kill@1",
-    "file.rename:kill@2",
-    "file.write:enospc@3",
-    "sql:raise@30",
-)
+RAISED = (
+    "prepare.tables", "prepare.optuna", "prepare.study", "sql", "claim.asked", "claim.granted",
+    "claim.after", "trainer.order", "file.write", "file.sync", "file.rename", "report.stored",
+    "result.before_tell", "tell.told",
+)  # fmt: skip
+"""An exception in each of these places, once; it passes through every handler and log above it."""
+ENDED = {
+    "claim.after": "kill", "trainer.order": "abort", "file.write": "enospc", "file.sync": "eio",
+    "file.rename": "kill", "report.stored": "kill",
+}  # fmt: skip
+"""Then these ends, which nothing in the process can answer, and full and broken disks."""
 
 
 @dataclass
@@ -76,8 +85,7 @@ class Place:
             "CRITERIA_STORAGE": self.url,
         }
 
-    def start(self, *arguments: str, faults: str = "") -> subprocess.Popen[str]:
-        more = {"CRITERIA_TESTING": "1", "CRITERIA_FAULTS": faults} if faults else {}
+    def start(self, *arguments: str, **more: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, "-m", "criteria_cli", *arguments],
             cwd=self.folder,
@@ -88,11 +96,29 @@ class Place:
             text=True,
         )
 
-    def run(self, *arguments: str, faults: str = "") -> int:
-        process = self.start(*arguments, faults=faults)
-        out, err = process.communicate(timeout=240)
+    def run(self, *arguments: str, **more: str) -> int:
+        process = self.start(*arguments, **more)
+        try:
+            out, err = process.communicate(timeout=240)
+        finally:
+            process.kill()
         self.said += [out, err]
         return process.returncode
+
+    def crash(self, faults: Mapping[str, str], *arguments: str) -> int:
+        """Run a command again and again until each fault has struck once; how many did."""
+        struck = self.folder / f"struck-{len(list(self.folder.glob('struck-*')))}"
+        struck.mkdir()
+        for _ in range(2 * len(faults)):
+            self.run(
+                *arguments,
+                CRITERIA_TESTING="1",
+                CRITERIA_FAULTS=",".join(f"{name}:{action}" for name, action in faults.items()),
+                CRITERIA_FAULTS_ONCE=str(struck),
+            )
+            if len(list(struck.iterdir())) == len(faults):
+                break
+        return len(list(struck.iterdir()))
 
 
 def write_data(folder: Path) -> None:
@@ -158,70 +184,113 @@ def rows(url: str) -> Iterator[str]:
             yield from (row for (row,) in cursor.fetchall())
 
 
-def check(place: Place) -> int:
-    """Search everything; how many places were searched."""
-    searched = 0
-    words = [*POST_WORDS, SENTENCE, PASSWORD]
-    for path in files_written(place):
-        content = path.read_bytes()
-        searched += 1
-        for word in words:
-            assert word.encode() not in content, f"{path.relative_to(place.folder)}: {word}"
-        mode = path.stat().st_mode & 0o777
-        if path.is_relative_to(place.folder / "runs"):
-            assert mode & 0o077 == 0, f"{path.relative_to(place.folder)} has mode {mode:o}"
-    for row in rows(place.url):
-        searched += 1
-        assert not any(word in row for word in words), row
-    for said in place.said:
-        searched += 1
-        assert not any(word in said for word in words), said
-        assert "Traceback" not in said
-    return searched
+@dataclass
+class Search:
+    """Places that were searched for the words, and where one stood."""
+
+    searched: Counter[str] = field(default_factory=Counter)
+    hits: list[str] = field(default_factory=list)
+
+    def look(self, kind: str, where: str, content: bytes | str) -> None:
+        self.searched[kind] += 1
+        found = content if isinstance(content, bytes) else content.encode()
+        self.hits += [f"{where}: {word}" for word in WORDS if word.encode() in found]
+
+    def everywhere(self, place: Place) -> None:
+        """Every file, row and stream."""
+        for path in files_written(place):
+            kind = "cached token files" if "cache" in path.parts else "files"
+            self.look(kind, str(path.relative_to(place.folder)), path.read_bytes())
+            mode = path.stat().st_mode & 0o777
+            if path.is_relative_to(place.folder / "runs") and mode & 0o077:
+                self.hits.append(f"{path.relative_to(place.folder)} has mode {mode:o}")
+        for row in rows(place.url):
+            self.look("rows", row, row)
+        for said in place.said:
+            self.look("streams", said, said)
+            self.hits += [said] if "Traceback" in said else []
+
+    def processes(self, pid: int, *, root: bool = True) -> None:
+        """What `ps` and /proc show of a process and its descendants.
+
+        The environment of the first is the user's own, who put the password there.
+        """
+        for name in ("cmdline", "status") if root else ("cmdline", "status", "environ"):
+            try:
+                content = Path(f"/proc/{pid}/{name}").read_bytes()
+            except (FileNotFoundError, ProcessLookupError):
+                return
+            self.look("processes", f"/proc/PID/{name}", content)
+        for child in children_of(pid):
+            self.processes(child, root=False)
+
+    def conclude(self, after: str, at_least: int) -> None:
+        """Print the count and fail on a hit."""
+        places = ", ".join(f"{count} {kind}" for kind, count in sorted(self.searched.items()))
+        total = sum(self.searched.values())
+        print(
+            f"canary: after {after}, {len(WORDS)} words searched in {total} places ({places}): "
+            f"{len(self.hits)} hits"
+        )
+        assert not self.hits
+        assert total >= at_least
 
 
-def arguments_of(pid: int) -> list[str]:
-    """What a process list shows of a process and its descendants."""
-    try:
-        found = [Path(f"/proc/{pid}/cmdline").read_text()]
-    except FileNotFoundError:
-        return []
-    return [*found, *(line for child in children_of(pid) for line in arguments_of(child))]
-
-
-def trainer_of(process: subprocess.Popen[str]) -> str:
-    """The process list once the trainer stands in it."""
-    seen: list[str] = []
+def trainer_of(process: subprocess.Popen[str]) -> None:
+    """Wait until the trainer stands in the process list."""
 
     def there() -> bool:
-        seen[:] = arguments_of(process.pid)
-        return any("criteria_cli.training.serve" in line for line in seen)
+        for child in children_of(process.pid):
+            with suppress(FileNotFoundError, ProcessLookupError):
+                if b"criteria_cli.training.serve" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    return True
+        return process.poll() is not None
 
-    wait_until(lambda: there() or process.poll() is not None, 120, "the trainer's start")
-    assert seen, process.communicate()[1]
-    return " ".join(seen)
+    wait_until(there, 120, "the trainer's start")
+    assert process.poll() is None, process.communicate()[1]
 
 
 def test_nothing_leaks_from_a_search_to_a_prediction(place: Place) -> None:
+    search = Search()
     hpo = place.start("hpo", "canary.toml", "--device", "cpu")
-    assert PASSWORD not in trainer_of(hpo)
-    out, err = hpo.communicate(timeout=240)
+    try:
+        trainer_of(hpo)
+        search.processes(hpo.pid)
+        out, err = hpo.communicate(timeout=240)
+    finally:
+        hpo.kill()
     place.said += [out, err]
     assert hpo.returncode == 0, err
+    assert search.searched["processes"] >= 5
     assert place.run("train", "canary.toml", "--from", "best", "--device", "cpu", "--debug") == 0
     (place.folder / "data" / "new.csv").write_text(f"post_id,post\nn1,I feel {POST_WORDS[0]}.\n")
     assert place.run("predict", "runs/canary/model", "data/new.csv", "--evidence") == 0
-    for arguments in (["report", "canary"], ["status", "canary"], ["status", "--json"], ["doctor"]):
-        assert place.run(*arguments) == 0
-    assert check(place) > 50
+    for arguments in (
+        ["report", "canary"],
+        ["report", "canary", "--format", "png"],
+        ["report", "canary", "--format", "tensorboard"],
+        ["status", "canary"],
+        ["status", "--json"],
+        ["doctor"],
+        ["doctor", "--json"],
+        ["hpo", "canary.toml", "--dry-run"],
+        ["probe-vram", "canary.toml", "--device", "cpu"],
+    ):
+        assert place.run(*arguments) == 0, place.said[-1]
+    written = {path.name for path in files_written(place)}
+    assert {"report.html", "README.md", "new-scores.csv", "hpo.log", "history.png"} <= written
+    search.everywhere(place)
+    search.conclude("hpo, train, predict, report and the rest", 80)
+    sighted = Search()  # where they were planted, they are found
+    sighted.look("data", "posts", (place.folder / "data" / "redsm5" / "posts.csv").read_bytes())
+    sighted.look("address", "url", place.url)
+    assert len(sighted.hits) == len(WORDS)
 
 
 def test_nothing_leaks_from_crashes(place: Place) -> None:
-    for number, fault in enumerate(CRASHES, 2):
-        place.run(
-            "hpo", "canary.toml", "--device", "cpu", "--trials", str(number), "--debug",
-            faults=fault,
-        )  # fmt: skip
+    command = ("hpo", "canary.toml", "--device", "cpu", "--debug")
+    crashes = place.crash(dict.fromkeys(RAISED, "raise"), *command, "--trials", "3")
+    crashes += place.crash(ENDED, *command, "--trials", "6")
     # a cell that is no label, a row that is too long, a post given twice
     posts = place.folder / "data" / "redsm5" / "posts.csv"
     good = posts.read_text()
@@ -234,12 +303,15 @@ def test_nothing_leaks_from_crashes(place: Place) -> None:
         place.url, kept = place.url.replace(f":{PASSWORD}", f":{PASSWORD}{bad}"), place.url
         place.run("status", "--debug")
         place.url = kept
-    assert check(place) > 50
+    assert crashes >= 20
+    search = Search()
+    search.everywhere(place)
+    search.conclude(f"{crashes} crashes and 6 refusals", 80)
 
 
 def test_a_killed_search_leaves_no_core(place: Place) -> None:
     process = place.start("hpo", "canary.toml", "--device", "cpu")
-    assert trainer_of(process)
+    trainer_of(process)
     limits = Path(f"/proc/{process.pid}/limits").read_text()
     assert "Max core file size        0" in limits
     process.send_signal(signal.SIGABRT)

@@ -103,24 +103,54 @@ def simulate(world: World, trials: int, rng: np.random.Generator) -> tuple[Float
 
 
 def recorded(path: Path = RECORDED) -> tuple[Floats, Floats]:
-    """Scores (configurations, folds, epochs) of really trained folds, and true means.
+    """Scores (configurations, folds, epochs) of really trained folds, and true means."""
+    return _runs(path)[0], recorded_truth(path).each
 
-    A true mean is that of the repeats with other folds and seeds, which only the best
-    configurations have; for the others it is read off a straight line through those that do.
-    Since the truth is itself an estimate, its maximum is too high by a little, for all policies
-    alike.
+
+@dataclass(frozen=True)
+class Truth:
+    """What repeats say of the configurations' true means."""
+
+    each: Floats
+    """(configurations,)"""
+    noise: float
+    """The standard deviation of one run's mean over folds."""
+    spread: float
+    """Of true means among the best configurations, those that were repeated."""
+
+
+def true_means(means: Floats) -> Truth:
+    """True means from means (runs, configurations), the first run of all, others of the best alone.
+
+    The first run put them in front, so their repeats, with other folds and seeds, estimate them,
+    each drawn to the mean of all by its share of noise (empirical Bayes; Efron and Morris, 1973,
+    JASA 68): the highest of many noisy estimates would be too high. What the first run promised too
+    much on average is taken off the others.
     """
+    first, repeats = means[0], means[1:]
+    runs = np.isfinite(repeats).sum(axis=0)
+    again, twice = runs > 0, runs > 1
+    noise = repeats[:, twice].var(axis=0, ddof=1).mean()
+    found = np.nanmean(repeats[:, again], axis=0)
+    spread = max(float(found.var(ddof=1) - np.mean(noise / runs[again])), 0.0)
+    centre, share = found.mean(), spread / (spread + noise / runs[again])
+    each = first - (first[again].mean() - centre)
+    each[again] = centre + share * (found - centre)
+    return Truth(each, float(noise**0.5), spread**0.5)
+
+
+def _runs(path: Path) -> Floats:
+    """(runs, configurations, folds, epochs), NaN where a configuration was not repeated."""
     with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
         rows = np.array([[float(cell) for cell in row] for row in list(csv.reader(file))[1:]])
-    repeat, configuration, fold = rows[:, :3].astype(int).T
+    run, configuration, fold = rows[:, :3].astype(int).T
     scores = np.full(
-        (repeat.max() + 1, configuration.max() + 1, fold.max(), rows.shape[1] - 3), np.nan
+        (run.max() + 1, configuration.max() + 1, fold.max(), rows.shape[1] - 3), np.nan
     )
-    scores[repeat, configuration, fold - 1] = rows[:, 3:]
-    means = scores.max(axis=3).mean(axis=2)
-    again = np.isfinite(means[1:]).any(axis=0)
-    true = np.nanmean(means[1:, again], axis=0)
-    slope, level = np.polyfit(means[0, again], true, 1)
-    predicted = slope * means[0] + level
-    predicted[again] = true
-    return scores[0], predicted
+    scores[run, configuration, fold - 1] = rows[:, 3:]
+    return scores
+
+
+def recorded_truth(path: Path = RECORDED) -> Truth:
+    """The truth of the recorded study."""
+    return true_means(_runs(path).max(axis=3).mean(axis=2))

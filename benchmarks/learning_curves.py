@@ -10,7 +10,9 @@ trained whole, five folds of ten epochs, by the project's own trainer. The best 
 with other folds and seeds, to know their true means apart from the luck that put them in front.
 Only scores are stored, no text.
 
-Interrupted, it goes on where it was: finished runs are kept in `--scratch`.
+Interrupted, it goes on where it was: finished runs are kept in `--scratch`. What is stored in the
+repository was ended before all second repeats were trained; `data/learning_curves.json` says how
+many there are.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import gzip
 import io
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -204,6 +207,7 @@ def store(scratch: Path, out: Path) -> None:
         "metric": "f1",
         "folds": FOLDS,
         "epochs": EPOCHS,
+        "runs": dict(sorted(Counter(f"repeat {run['repeat']}" for run in runs).items())),
         "search": SEARCH,
         "configurations": {number: configuration(spec, number) for number in numbers},
     }
@@ -214,7 +218,7 @@ def store(scratch: Path, out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--configurations", type=int, default=150)
+    parser.add_argument("--configurations", type=int, default=160)
     parser.add_argument("--again", type=int, default=40, help="how many of the best to repeat")
     parser.add_argument("--repeats", type=int, default=2, help="how often")
     parser.add_argument("--scratch", type=Path, required=True, help="keeps finished runs")

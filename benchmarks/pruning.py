@@ -9,7 +9,8 @@ less the regret of running everything, study by study; `time` the share of all e
 incumbent was first within 0.005 of the best, 1 where it never was, and `reached` how often it was.
 The best of the recorded configurations are as good as each other as far as their repeats can tell
 (`recorded_truth`: the noise of one run, the spread of true means), so their regret is also measured
-in the scores of the study itself, as `recorded_by_score`: there no pruning loses nothing. Each comes with a 95 % interval over studies.
+in the scores of the study itself, as `recorded_by_score`: there no pruning loses nothing. Each
+comes with a 95 % interval over studies.
 """
 
 from __future__ import annotations

@@ -35,6 +35,9 @@ _BROKEN = (  # no connection in time, or a transaction that went with its connec
     sa.exc.PendingRollbackError,
     sa.exc.ResourceClosedError,
 )
+_CLOSED = "on closed transaction"
+"""SQLAlchemy's words for a transaction that an error has ended before: after some, Optuna tries
+again within it and loses the first."""
 _PASSING_SQLITE = ("locked", "busy", "full", "disk i/o", "unable to open", "readonly")
 
 
@@ -43,7 +46,8 @@ def database_error(error: BaseException) -> BaseException | None:
     for seen in _chain(error):
         if isinstance(seen, sa.exc.DBAPIError) and seen.orig is not None:
             return seen.orig
-        if isinstance(seen, (sqlite3.Error, *_BROKEN)):
+    for seen in _chain(error):
+        if isinstance(seen, (sqlite3.Error, *_BROKEN)) or _CLOSED in str(seen):
             return seen
     return None
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -105,7 +106,9 @@ def write_data(folder: Path) -> None:
 def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model directory as `criteria train` writes one, from the demo with hardly any training."""
     folder = tmp_path_factory.mktemp("model")
-    settings = ["data.posts=20", "validation.folds=2", "training.epochs=1"]
+    settings = [
+        "data.posts=20", "validation.folds=2", "training.epochs=1", 'pruner={type="none"}',
+    ]  # fmt: skip
     pairs = [part for setting in settings for part in ("--set", setting)]
     done = run(folder, ["train", "demo", "--device", "cpu", *pairs, "--out", "model"])
     assert done.returncode == 0, done.stderr
@@ -117,16 +120,18 @@ class Reader:
     """Somebody who types a page's commands one after the other in a folder of their own.
 
     Searches run to their end, with few trials and a trainer that plays instead of training;
-    trainings, which would need a large model, are checked to the end by `--dry-run` and leave the
-    small model where theirs would be; everything else runs as it stands.
+    trainings, which would need a large model, are checked to the end by `--dry-run`; predictions
+    find a small model where theirs would be and the probe is given one; the rest runs as it is.
     """
 
     folder: Path
     model: Callable[[], Path]
+    trained: Path = Path()
+    """Where the last training would have put its model."""
 
     def types(self, arguments: list[str]) -> str:
         """Run it; what went wrong, or an empty string."""
-        for stop in ("|", "&&", ">"):
+        for stop in ("|", "&&", ">", "2>"):
             if stop in arguments:
                 arguments = arguments[: arguments.index(stop)]
         command = arguments[0]
@@ -138,13 +143,19 @@ class Reader:
             )
             return ""
         if command == "hpo" and "--dry-run" not in arguments:
-            few = ["--trials", "4", "--set", "training.epochs=2", "--device", "cpu"]
+            wanted = dict(pairwise(arguments)).get("--trials", "4")
+            trials = wanted if int(wanted) < 20 else "4"
+            few = ["--trials", trials, "--set", "training.epochs=2", "--device", "cpu"]
             return self._run([*arguments, *few], **STAND_IN)
         if command == "train":
             said = self._run([*arguments, "--dry-run"])
             if "--out" in arguments:
-                shutil.copytree(self.model(), self.folder / arguments[arguments.index("--out") + 1])
+                self.trained = self.folder / arguments[arguments.index("--out") + 1]
             return said
+        if command == "probe-vram":  # would fetch the model's shape from the hub
+            arguments = [*arguments, "--set", 'model.name="builtin:tiny-deberta-v2"']
+        if command == "predict":
+            shutil.copytree(self.model(), self.trained, dirs_exist_ok=True)
         if command == "init":
             arguments = [*arguments, "--overwrite"]
         return self._run(arguments)
@@ -175,6 +186,18 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target, _ in LINK.findall(page.read_text(encoding="utf-8")):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    listed = {target for target, _ in LINK.findall(index)}
+    assert {page.name for page in (ROOT / "docs").glob("*.md")} - listed == {"index.md"}
+
+
+def test_every_picture_is_shown_somewhere() -> None:
+    shown = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    pictures = list((ROOT / "docs" / "pictures").iterdir())
+    assert [path.name for path in pictures if path.name not in shown] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

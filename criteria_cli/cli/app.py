@@ -45,10 +45,13 @@ INTERRUPTED = 130
 
 
 class Command(TyperCommand):
-    """A command whose usage line names a required argument without braces."""
+    """A command whose help names arguments as people know them: no braces, no Python types."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
+
+    def get_help(self, ctx: Any) -> str:
+        return super().get_help(ctx).replace(" <str>", " " * len(" <str>"))
 
 
 app = typer.Typer(

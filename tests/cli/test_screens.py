@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import replace
 
 import pytest
 
 from criteria_cli.cli import failures
+from criteria_cli.cli.app import app
 from criteria_cli.cli.definition_screen import folds_screen
 from criteria_cli.cli.event_lines import PROGRESS_EVERY_S, EventLines, event_sentence
 from criteria_cli.cli.layout import Column, Line, Span, line, sides, table, wrapped
@@ -347,3 +349,19 @@ def test_lines_are_cut_with_a_mark() -> None:
         "> three",
     ]
     assert texts(wrapped("a" * 12 + " b", 10)) == ["aaaaaaa...", "b"]
+
+
+HELPED = ["probe-vram", "hpo", "train", "status", "predict", "report", "doctor", "init"]
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in HELPED), ["storage", "upgrade"]])
+def test_help_fits_80_columns_and_shows_an_example(
+    command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    app([*command, "--help"], prog_name="criteria", standalone_mode=False)
+    text = capsys.readouterr().out
+    assert [item for item in text.splitlines() if len(item) > 80] == []
+    assert "..." not in text.replace("[ARGS]...", ""), "a summary was cut"
+    assert re.search(r"(Examples?|Start with):\n +criteria ", text)
+    assert command == ["storage", "upgrade"] or "<str>" not in text

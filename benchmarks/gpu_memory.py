@@ -42,7 +42,6 @@ from transformers import DebertaV2Config
 from criteria_cli.study.spec import AugmentationSpec, Hyperparameters, ModelSpec, TrainingSpec
 from criteria_cli.training.batches import MicroBatch, Planner, balanced_split, in_order
 from criteria_cli.training.costs import PhaseClock
-from criteria_cli.training.cuda import LIMIT_VARIABLE
 from criteria_cli.training.devices import Device, Precision, open_device
 from criteria_cli.training.losses import build_loss
 from criteria_cli.training.memory import Limits
@@ -52,6 +51,7 @@ from criteria_cli.training.replay import Attempt, run_batch
 from criteria_cli.training.resident import ResidentModel
 from criteria_cli.training.step import TrainingStep
 from criteria_cli.training.tokens import TokenBatch
+from criteria_cli.training.visible import LIMIT_VARIABLE
 
 GIB = 2**30
 SCALE = 768

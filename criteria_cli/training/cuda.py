@@ -14,13 +14,14 @@ from typing import Any
 
 import torch
 
-from criteria_cli.errors import UsageError
-from criteria_cli.study.headroom import parse_size
 from criteria_cli.training.devices import Kind, Peak, Precision, autocast
-from criteria_cli.training.visible import DeviceFacts, missing_device, require_gpu_support
+from criteria_cli.training.visible import (
+    DeviceFacts,
+    emulated_bytes,
+    missing_device,
+    require_gpu_support,
+)
 
-LIMIT_VARIABLE = "CRITERIA_VRAM_LIMIT"
-"""Bytes such as `24GiB`: a large card stands for a smaller one."""
 ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 EXPANDABLE = "expandable_segments:True"
 
@@ -39,7 +40,8 @@ class CudaDevice:
         self.torch_device = torch.device("cuda", index)
         self._properties = torch.cuda.get_device_properties(index)
         self._retries = self._ooms = 0
-        self._limit = _emulated_total(self._properties.total_memory)
+        real = self._properties.total_memory
+        self._limit = min(real, emulated_bytes() or real)
 
     @property
     def name(self) -> str:
@@ -142,18 +144,6 @@ class CudaDevice:
             capability=self.capability,
             supports_bf16=self.supports_bf16,
         )
-
-
-def _emulated_total(real: int) -> int:
-    """The card's total, or less if `CRITERIA_VRAM_LIMIT` says so."""
-    text = os.environ.get(LIMIT_VARIABLE)
-    if not text:
-        return real
-    try:
-        limit = parse_size(text)
-    except ValueError as error:
-        raise UsageError(f"{LIMIT_VARIABLE}: {error}", code="device.limit") from None
-    return min(real, limit)
 
 
 def _print_facts() -> None:

@@ -18,9 +18,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from criteria_cli.errors import MachineError
+from criteria_cli.errors import MachineError, UsageError
 from criteria_cli.failpoints import TESTING
+from criteria_cli.study.headroom import parse_size
 
+LIMIT_VARIABLE = "CRITERIA_VRAM_LIMIT"
+"""Bytes such as `24GiB`: a large card stands for a smaller one."""
 SIMULATED_VARIABLE = "CRITERIA_SIMULATED"
 """Under tests: names of simulated cards, separated by `;`, that stand for this machine's."""
 TIMEOUT_S = 120.0
@@ -66,6 +69,21 @@ def torch_has_gpu_support() -> bool:
     return re.search(r"^(cuda|hip)\b[^=]*=\s*['\"]", text, re.MULTILINE) is not None
 
 
+def emulated_bytes() -> int | None:
+    """The size that a larger card is to stand for; None without `CRITERIA_VRAM_LIMIT`.
+
+    Raises:
+        UsageError: its value is no size.
+    """
+    text = os.environ.get(LIMIT_VARIABLE)
+    if not text:
+        return None
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise UsageError(f"{LIMIT_VARIABLE} {error}", code="device.limit") from None
+
+
 def require_gpu_support() -> None:
     """Raise unless a GPU could be used at all.
 
@@ -91,7 +109,9 @@ def visible_devices(*, timeout_s: float = TIMEOUT_S) -> tuple[DeviceFacts, ...]:
 
     Raises:
         MachineError: the driver does not answer.
+        UsageError: `CRITERIA_VRAM_LIMIT` is no size.
     """
+    emulated_bytes()
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "unset").strip() in ("", "-1")
     module = "criteria_cli.training.cuda"
     if TESTING and os.environ.get(SIMULATED_VARIABLE):

@@ -1,12 +1,13 @@
 """Names of devices, and what is said where there is none."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from criteria_cli.errors import MachineError, UsageError
-from criteria_cli.training import visible
+from criteria_cli.training import cuda, visible
 from criteria_cli.training.devices import CpuDevice, open_device, precision_for
 
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
@@ -85,3 +86,61 @@ def test_asking_for_cards_imports_no_torch() -> None:
         "visible.visible_devices(); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+GIB = 2**30
+
+
+@pytest.fixture
+def shares(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A driver that shows one card of 80 GiB: 6 held by others, 4 by our allocator. Gives what
+    our process is bound to, as shares of the card."""
+    bounds: list[float] = []
+    properties = SimpleNamespace(
+        name="NVIDIA H100 80GB HBM3", total_memory=80 * GIB, uuid="GPU-1", major=9, minor=0
+    )
+    for name, answer in {
+        "device_count": lambda: 1,
+        "get_device_properties": lambda _index: properties,
+        "mem_get_info": lambda _index: (70 * GIB, 80 * GIB),
+        "memory_reserved": lambda _index: 4 * GIB,
+        "set_per_process_memory_fraction": lambda share, _index: bounds.append(share),
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, answer)
+    monkeypatch.setattr(cuda, "require_gpu_support", lambda: None)
+    return bounds
+
+
+def test_a_card_and_our_share_of_it(shares: list[float]) -> None:
+    card = open_device("cuda")
+    assert (card.total_bytes(), card.free_bytes()) == (80 * GIB, 70 * GIB)
+    assert card.used_by_others() == 6 * GIB
+    assert card.spelled == "cuda:0"
+    for cap in (20 * GIB, None, 90 * GIB):
+        card.set_cap(cap)
+    assert shares == [0.25, 1.0, 1.0]
+    with pytest.raises(MachineError, match="GPU 3 does not exist, this machine has 0"):
+        open_device("cuda:3")
+
+
+def test_a_large_card_stands_for_a_smaller_one(
+    shares: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is used on the large card is used on the small one too, and the bound is in bytes."""
+    monkeypatch.setenv("CRITERIA_VRAM_LIMIT", "24GiB")
+    card = open_device("cuda:0")
+    assert (card.total_bytes(), card.free_bytes()) == (24 * GIB, 14 * GIB)
+    assert card.used_by_others() == 6 * GIB
+    card.set_cap(12 * GIB)
+    assert shares == [12 / 80]
+    monkeypatch.setenv("CRITERIA_VRAM_LIMIT", "8GiB")
+    assert open_device("cuda:0").free_bytes() == 0
+    monkeypatch.setenv("CRITERIA_VRAM_LIMIT", "100GiB")
+    assert open_device("cuda:0").total_bytes() == 80 * GIB
+
+
+def test_a_limit_that_is_no_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in ("24GB", "24", "half"):
+        monkeypatch.setenv("CRITERIA_VRAM_LIMIT", value)
+        with pytest.raises(UsageError, match=f"CRITERIA_VRAM_LIMIT must be a size.*`{value}`"):
+            visible.visible_devices()

@@ -157,13 +157,14 @@ def train(
         CriteriaError: as the command `criteria train`.
     """
     from criteria_cli import wiring
-    from criteria_cli.study.files import load_definition
     from criteria_cli.study.final import TrainOrder
+    from criteria_cli.study.single import refuse_searched, single_definition
     from criteria_cli.training.threads import wanted
 
     flags = {} if data is None else {"data.path": ("data", str(data))}
-    definition = load_definition(str(study), settings=settings, flags=flags)
+    definition = single_definition(str(study), settings=settings, flags=flags)
     if trial is not None:
+        refuse_searched(definition)
         definition = wiring.as_frozen(definition, wiring.storage_address(storage))
     spec = definition.spec
     directory = Path(os.environ.get("CRITERIA_RUNS") or "runs").expanduser() / spec.name

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from criteria_cli.cli.failures import warn
-from criteria_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from criteria_cli.data.summary import DataSummary
@@ -24,21 +23,10 @@ def definition_of(
 
 
 def refuse_searched(definition: Definition) -> None:
-    """A setting given on the command line that every trial samples anew would do nothing.
+    """See `study.single.refuse_searched`."""
+    from criteria_cli.study import single
 
-    Raises:
-        UsageError: naming it, and how to fix it to one value.
-    """
-    from criteria_cli.study.spec import setting_key
-
-    for name in definition.spec.search:
-        source = definition.sources.get(setting_key(name), "")
-        if source.startswith("--"):
-            raise UsageError(
-                f"`{source}` sets `{setting_key(name)}`, but every trial samples it",
-                hint=f"--set 'search.{name}={{choices=[VALUE]}}' fixes it",
-                code="usage.searched",
-            )
+    single.refuse_searched(definition)
 
 
 def described_data(definition: Definition) -> DataSummary:

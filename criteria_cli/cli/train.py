@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -26,7 +26,7 @@ from criteria_cli.cli.arguments import (
     number_or_auto,
     whole_number,
 )
-from criteria_cli.cli.definitions import definition_of, described_data, refuse_searched, tell
+from criteria_cli.cli.definitions import described_data, refuse_searched, tell
 from criteria_cli.cli.environment import runs_directory, thread_count
 from criteria_cli.cli.folders import nothing_left_if_refused
 from criteria_cli.cli.layout import line, show, width_of
@@ -106,6 +106,8 @@ def command(
     as_json: Json = False,
 ) -> int:
     """Fine-tune one configuration: all folds for an honest estimate, then a model on all data."""
+    from criteria_cli.study.single import single_definition
+
     given = flags(
         name=("--name", "name", name),
         data=("--data", "data.path", data),
@@ -118,7 +120,7 @@ def command(
         ),
         headroom=("--headroom", "training.vram_headroom", headroom),
     )
-    definition = _with_train_defaults(study, settings, given)
+    definition = single_definition(study, settings=settings or (), flags=given)
     target = Path(out) if out is not None else runs_directory() / definition.spec.name / "model"
     if target.exists() and not overwrite:
         raise UsageError(
@@ -135,24 +137,6 @@ def command(
         _show_plan(definition, summary, order, as_json=as_json)
         return 0
     return _run(replace(order, overwrite=overwrite), summary, as_json=as_json)
-
-
-def _with_train_defaults(
-    study: str, settings: list[str] | None, given: dict[str, tuple[str, Any]]
-) -> Definition:
-    """Nothing is measured unless asked for; one batch size then serves training and evaluation."""
-    definition = definition_of(study, settings, given)
-    key = "training.auto_detect_batch_size"
-    if key not in definition.sources:
-        given = {**given, key: ("train", False)}
-        definition = definition_of(study, settings, given)
-    evaluation = "training.eval_batch_size"
-    off = not definition.spec.training.auto_detect_batch_size
-    if off and definition.spec.training.eval_batch_size == "auto":
-        given = {**given, evaluation: ("train", definition.spec.training.batch_size)}
-        settings = [item for item in settings or () if not item.startswith(evaluation)]
-        definition = definition_of(study, settings, given)
-    return definition
 
 
 def _order(

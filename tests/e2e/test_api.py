@@ -115,3 +115,10 @@ def test_the_definitions_own_settings_and_a_stop(folder: Path) -> None:
 def own(**more: Any) -> TrainedModel:
     settings = ["training.learning_rate=1e-3"]
     return train("little.toml", settings=settings, out="own", device="cpu", threads=1, **more)
+
+
+def test_a_setting_that_the_trial_has_sampled_is_refused(folder: Path) -> None:
+    """As the command refuses it, and before anything is trained."""
+    with pytest.raises(UsageError, match=r"sets `training.learning_rate`, but every trial"):
+        train("little.toml", trial="best", settings=["training.learning_rate=1e-3"], out="x")
+    assert not Path("x").exists()

@@ -136,10 +136,11 @@ def main() -> None:
                 "criteria": version("criteria"),
                 **{name: version_of(name, script) for name, script in others.items()},
             },
+            "load_average": round(os.getloadavg()[0], 1),
             "rounds": options.rounds,
             "trials": options.trials,
             "help": measured(helps, options.rounds, folder),
-            "study": measured(looks, max(3, options.rounds // 5), folder),
+            "study": measured(looks, max(2, options.rounds // 5), folder),
         }
     path = HERE / "results" / "startup.json"
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -3,8 +3,9 @@
 A graph is compiled for what it is told is fixed. So whatever differs between batches and trials is
 an input of it: sizes are dynamic, padding is always a mask, relative positions are a table, and
 dropout rates are numbers beside the data, not attributes of modules, each new value of which would
-compile anew. Four graphs remain: training and scoring, of one row and of many, for sizes of one
-are always fixed. Training with another number of frozen layers is a graph of its own.
+compile anew. What remains are graphs of training and of scoring, of one row and of many, for sizes
+of one are always fixed; a code generator may also tell short inputs from long ones. Training with
+another number of frozen layers is a graph of its own.
 
 Attention is composed of operations that a compiler fuses; the rewrite in `disentangled.py` has a
 gradient of its own, which it would have to leave alone.

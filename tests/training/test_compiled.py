@@ -133,5 +133,11 @@ def test_every_variant_through_the_real_compiler(variant: str) -> None:
     for rows, width in ((3, 40), (2, 96), (5, 200)):
         inputs = batch(rows, width, padded=True, types=types)
         assert difference(module, forward, inputs) < 1e-10, (rows, width)
+    # generated code may tell lengths below the number of distances from those above it
+    known = counter.frame_count
+    assert known <= 2
+    for rows, width in ((2, 24), (4, 48), (3, 128), (7, 184)):
+        inputs = batch(rows, width, padded=True, types=types)
+        assert difference(module, forward, inputs) < 1e-10, (rows, width)
+    assert counter.frame_count == known
     assert not forward.failed
-    assert counter.frame_count == 1

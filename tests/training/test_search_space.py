@@ -157,6 +157,7 @@ def test_every_setting_that_trains_is_in_the_table() -> None:
     assert every - known == {
         "model.name",
         "model.attention",
+        "model.compile",
         "model.long_posts",
         "model.window_overlap",
         "model.max_windows",

@@ -7,6 +7,7 @@ import os
 import re
 import resource
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -29,6 +30,7 @@ from criteria_cli.cli.arguments import with_debug
 from criteria_cli.cli.courtesy import polite_stderr
 from criteria_cli.cli.environment import VARIABLES, unknown_variables
 from criteria_cli.cli.signals import answer_before_work
+from criteria_cli.errors import UsageError
 
 EPILOG = "\n\n".join(
     (
@@ -124,6 +126,7 @@ def main() -> int:
     arguments = with_watch_value(sys.argv[1:])
     debug = "--debug" in arguments or os.environ.get("CRITERIA_DEBUG") == "1"
     try:
+        _find_place()
         if arguments[:1] in (["hpo"], ["train"]):
             answer_before_work()
         if "_CRITERIA_COMPLETE" not in os.environ:
@@ -140,6 +143,20 @@ def main() -> int:
     except BaseException as error:  # the one place that turns what happened into an exit code
         return failures.report(error, arguments=arguments, debug=debug)
     return result if isinstance(result, int) else 0
+
+
+def _find_place() -> None:
+    """Be somewhere, and have a home: a container's user may have none, then `/` is it, as there."""
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = "/"
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise UsageError(
+            "the working directory was removed", hint="cd to one that exists", code="usage.folder"
+        ) from None
 
 
 def with_watch_value(arguments: list[str]) -> list[str]:

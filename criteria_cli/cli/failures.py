@@ -51,6 +51,9 @@ _CODES: tuple[tuple[type[CriteriaError], int], ...] = (
 _MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
 
 
+_PASSWORD = re.compile(r"(?<=:)//?[^\s/:@`]*:\S*@")
+"""What stands before the host of a URL that was typed in another flag's place."""
+
 ERROR = "error: "
 """How a line begins that says what is wrong; one that says that work was stopped has no head."""
 
@@ -89,6 +92,9 @@ def report(error: BaseException, *, arguments: list[str], debug: bool) -> int:
         reason = (error.strerror or "failed").lower()
         _say(f"cannot write to `{named}`: {reason}", "", "machine.disk", arguments)
         return 3
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        _say("a file name is too long", "", "usage.name_too_long", arguments)
+        return 2
     if isinstance(error, MemoryError):
         _say("this machine has too little memory", "", "machine.memory", arguments)
         return 3
@@ -103,6 +109,7 @@ def report(error: BaseException, *, arguments: list[str], debug: bool) -> int:
 
 
 def _say(message: str, hint: str, code: str, arguments: list[str], *, head: str = ERROR) -> None:
+    message, hint = without_password(message), without_password(hint)
     sys.stderr.write(f"{head}{cleaned(message)}\n")  # it may name what stands in a shared store
     for line in hint.splitlines():
         sys.stderr.write(f"  hint: {cleaned(line)}\n")
@@ -115,6 +122,11 @@ def _say(message: str, hint: str, code: str, arguments: list[str], *, head: str 
         }
         sys.stderr.write(json.dumps(document, allow_nan=False) + "\n")
     sys.stderr.flush()
+
+
+def without_password(text: str) -> str:
+    """The text with `***` for user and password of every URL in it."""
+    return _PASSWORD.sub("//***@", text)
 
 
 def shown_path(path: str) -> str:
@@ -154,7 +166,7 @@ def bare_traceback(error: BaseException) -> str:
             f"  {_module(frame.filename)}:{frame.lineno} in {frame.name}"
             for frame in traceback.extract_tb(current.__traceback__)
         )
-        text = f": {current}" if isinstance(current, CriteriaError) else ""
+        text = f": {without_password(str(current))}" if isinstance(current, CriteriaError) else ""
         lines.append(f"{type(current).__name__}{text}")
         current = current.__cause__ or current.__context__
         if current is not None:

@@ -268,6 +268,49 @@ def test_debug_shows_frames_and_no_values(tmp_path: Path, run_in: Run) -> None:
     assert secret not in told
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("status", "s", "{}"), ("hpo", "{}"), ("{}",), ("train", "demo", "--set", "{}", "--json"),
+        ("predict", "m", "{}"), ("hpo", "demo", "--device", "{}", "--debug"), ("init", "{}"),
+    ],
+)  # fmt: skip
+def test_a_url_in_the_wrong_place_gives_no_password_away(
+    arguments: tuple[str, ...], tmp_path: Path, run_in: Run
+) -> None:
+    typed = [each.format("postgresql://u:s3cr:tPW@db1/hpo") for each in arguments]
+    ran = run_in(tmp_path, *typed)
+    assert ran.code == 2
+    assert "s3cr" not in ran.out + ran.err
+    assert "tPW" not in ran.out + ran.err
+
+
+def test_a_name_too_long_for_a_file(tmp_path: Path, run_in: Run) -> None:
+    ran = run_in(tmp_path, "hpo", "x" * 300)
+    assert (ran.code, ran.err) == (2, "error: a file name is too long\n")
+
+
+@pytest.mark.parametrize("command", ["status", "doctor", "hpo"])
+def test_a_working_directory_that_was_removed(command: str, tmp_path: Path, run_in: Run) -> None:
+    gone = "import os; os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone')"
+    ran = run_in(tmp_path, command, *(["demo"] if command == "hpo" else []), prelude=gone)
+    assert ran.code == 2
+    assert "the working directory was removed" in ran.err
+
+
+def test_a_user_without_a_home(tmp_path: Path, run_in: Run) -> None:
+    nobody = (
+        "import os, pathlib\n"
+        "del os.environ['HOME']\n"
+        "import pwd\n"
+        "def unknown(_): raise KeyError\n"
+        "pwd.getpwuid = unknown"
+    )
+    ran = run_in(tmp_path, "status", prelude=nobody)
+    assert ran.code == 4
+    assert "`criteria.db` does not exist" in ran.err
+
+
 def test_watch_needs_no_value() -> None:
     assert with_watch_value(["status", "--watch"]) == ["status", "--watch=2"]
     assert with_watch_value(["status", "--watch", "5", "s"]) == ["status", "--watch=5", "s"]

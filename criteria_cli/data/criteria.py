@@ -46,7 +46,7 @@ def load_criteria(reference: str, base: Path) -> tuple[Criterion, ...]:
                 hint="give a JSON file, or a bundled catalogue: " + ", ".join(BUNDLED),
                 code="data.criteria_missing",
             )
-    return _parse(_read(path), path.name)
+    return parse_criteria(_read(path), path.name)
 
 
 def criterion_index(criteria: Sequence[Criterion]) -> dict[str, int]:
@@ -64,9 +64,16 @@ def _read(path: Path) -> Any:
         raise _wrong(path.name, "is not UTF-8") from None
     except json.JSONDecodeError as error:
         raise _wrong(path.name, f"is not JSON: line {error.lineno}, {error.msg.lower()}") from None
+    except (ValueError, RecursionError):
+        raise _wrong(path.name, "is not JSON that can be read") from None
 
 
-def _parse(value: Any, file: str) -> tuple[Criterion, ...]:
+def parse_criteria(value: Any, file: str) -> tuple[Criterion, ...]:
+    """The criteria of a JSON value as `load_criteria` reads it from `file`.
+
+    Raises:
+        UsageError: it is no list of criteria.
+    """
     listed = value.get("criteria") if isinstance(value, Mapping) else None
     if not isinstance(listed, list) or not listed:
         raise UsageError(
@@ -97,6 +104,8 @@ def _criterion(item: Any, file: str, number: int) -> Criterion:
             raise UsageError(
                 f"`{file}`: criterion {number} has no {key}", code="data.criteria_empty"
             )
+        if any("\ud800" <= sign <= "\udfff" for sign in text):
+            raise _wrong(file, f"has half a character in the {key} of criterion {number}")
         fields[key] = text.strip()
     return Criterion(**fields)
 

@@ -63,6 +63,13 @@ class Calibration:
             "abstain_margin": self.abstain_margin,
         }
 
+    def check(self) -> None:
+        """Raise ValueError unless every number is finite and the temperature above 0."""
+        numbers = (self.temperature, self.bias, self.threshold, self.abstain_margin)
+        finite = np.isfinite([*numbers, *(self.thresholds or {}).values()]).all()
+        if not finite or self.temperature <= 0:
+            raise ValueError("a calibration needs finite numbers and a temperature above 0")
+
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Calibration:
         return cls(

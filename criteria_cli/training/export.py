@@ -7,6 +7,7 @@ and how it was made; it holds definitions of criteria and numbers, never a text 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -14,8 +15,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from criteria_cli.data.criteria import Criterion
-from criteria_cli.errors import UsageError
+from safetensors import SafetensorError
+
+from criteria_cli.data.criteria import Criterion, parse_criteria
+from criteria_cli.errors import MachineError, UsageError
 from criteria_cli.study.spec import ModelSpec
 from criteria_cli.training.adapters import merged
 from criteria_cli.training.calibration import Calibration
@@ -95,8 +98,22 @@ def write_model(out: Path, encoder: Encoder, record: ModelRecord, *, overwrite: 
 
     Raises:
         UsageError: as `check_target`.
+        MachineError: it cannot be written.
     """
     check_target(out, overwrite=overwrite)
+    try:
+        _write_model(out, encoder, record)
+    except (OSError, SafetensorError) as error:  # the latter on a full disk
+        number = getattr(error, "errno", None)
+        reason = os.strerror(number).lower() if number else "perhaps the disk is full"
+        raise MachineError(
+            f"cannot write the model to `{out.name}`: {reason}",
+            hint="make room and run the same command again: nothing is trained twice",
+            code="machine.disk",
+        ) from error
+
+
+def _write_model(out: Path, encoder: Encoder, record: ModelRecord) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
@@ -130,7 +147,7 @@ def read_record(directory: Path) -> tuple[ModelRecord, dict[str, Any]]:
             f"`{directory}` has no {RECORD}, it was not written by `criteria train`",
             code="model.missing",
         ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UsageError(f"`{directory}/{RECORD}` is damaged", code="model.damaged") from error
     if schema != SCHEMA:
         raise UsageError(
@@ -140,17 +157,25 @@ def read_record(directory: Path) -> tuple[ModelRecord, dict[str, Any]]:
     try:
         taken = content["input"]
         record = ModelRecord(
-            criteria=tuple(Criterion(**criterion) for criterion in content["criteria"]),
+            criteria=parse_criteria({"criteria": content["criteria"]}, f"{directory}/{RECORD}"),
             input=ModelSpec(
                 name=str(directory), **{key: taken[key] for key in _INPUT if key in taken}
             ),
-            head=Head(**content["head"]),
+            head=_head(content["head"]),
             calibration=Calibration.from_json(content["calibration"]),
             report={},
         )
-    except (KeyError, TypeError, ValueError) as error:
+        record.calibration.check()
+    except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
         raise UsageError(f"`{directory}/{RECORD}` is damaged", code="model.damaged") from error
     return record, content
+
+
+def _head(value: Mapping[str, Any]) -> Head:
+    head = Head(**value)
+    if not isinstance(head.outputs, int) or head.positive not in range(head.outputs):
+        raise ValueError("the head's positive class is none of its outputs")
+    return head
 
 
 def _save_tokenizer(encoder: Encoder, spec: ModelSpec, directory: Path) -> None:

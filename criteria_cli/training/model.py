@@ -162,7 +162,7 @@ def _load_checkpoint(spec: ModelSpec) -> Encoder:
         tokenizer = AutoTokenizer.from_pretrained(
             checkpoint.directory, trust_remote_code=False, local_files_only=True
         )
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except Exception as error:  # whatever a library makes of files that no one checked
         raise UsageError(
             f"the tokenizer of model `{spec.name}` cannot be read", code="model.tokenizer"
         ) from error
@@ -190,7 +190,7 @@ def _with_weights(checkpoint: Checkpoint, head: Head, name: str) -> PreTrainedMo
                 f"the weights of model `{name}` are a pickle that holds more than tensors",
                 code="model.own_code",
             ) from error
-        except (OSError, EOFError, RuntimeError, ValueError) as error:
+        except (OSError, EOFError, RuntimeError, LookupError, TypeError, ValueError) as error:
             raise UsageError(
                 f"the weights of model `{name}` do not fit its config.json", code="model.damaged"
             ) from error

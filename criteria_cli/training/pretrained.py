@@ -12,7 +12,6 @@ import re
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
@@ -32,6 +31,7 @@ _CONFIG = "config.json"
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _PICKLED = "pytorch_model.bin"
+_ADAPTER = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -128,22 +128,35 @@ def _download(name: str, files: list[str] | None = None) -> Path:
 def _read_config(directory: Path, name: str) -> PretrainedConfig:
     try:
         raw = json.loads((directory / _CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(
             f"{_CONFIG} of model `{name}` cannot be read", code="model.config"
         ) from error
     if not isinstance(raw, dict) or "model_type" not in raw:
         raise UsageError(f"{_CONFIG} of model `{name}` names no model_type", code="model.config")
-    if raw.get("auto_map"):
+    # an attention of the hub's is code too
+    attention = (raw.get(key) for key in ("attn_implementation", "_attn_implementation"))
+    if raw.get("auto_map") or any("/" in str(value) for value in attention):
         raise UsageError(
             f"model `{name}` needs its own code to load, criteria does not run code of models",
             code="model.own_code",
+        )
+    if raw.get("quantization_config"):
+        raise UsageError(
+            f"model `{name}` is quantised, criteria needs its weights as they were trained",
+            code="model.config",
+        )
+    if (directory / _ADAPTER).exists():  # transformers would lay it over the weights unasked
+        raise UsageError(
+            f"model `{name}` has an `{_ADAPTER}`: criteria takes whole models only",
+            code="model.adapter",
+            hint="merge it with peft's `merge_and_unload` and save that, or remove the file",
         )
     try:
         config = AutoConfig.from_pretrained(
             directory, trust_remote_code=False, local_files_only=True
         )
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except Exception as error:  # whatever a library makes of values that no one checked
         raise UsageError(
             f"{_CONFIG} of model `{name}` is not one that transformers knows "
             f"(model_type `{raw['model_type']}`)",
@@ -191,8 +204,8 @@ def _check_digests(directory: Path, name: str) -> None:
     if not record.is_file():
         return
     try:
-        stated: dict[str, Any] = json.loads(record.read_text(encoding="utf-8")).get("files", {})
-    except (ValueError, AttributeError) as error:
+        stated = dict(json.loads(record.read_text(encoding="utf-8")).get("files", {}))
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(f"`{name}/{record.name}` is damaged", code="model.damaged") from error
     for file, digest in stated.items():
         path = directory / Path(file).name

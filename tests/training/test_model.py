@@ -254,6 +254,26 @@ def test_code_in_a_checkpoint_is_neither_run_nor_asked_about(tmp_path: Path) -> 
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"attn_implementation": "evil/kernel"}, "needs its own code"),
+        ({"_attn_implementation": "evil/kernel"}, "needs its own code"),
+        ({"quantization_config": {"quant_method": "bitsandbytes"}}, "is quantised"),
+        ({"hidden_size": "x"}, "is not one that transformers knows"),
+        ({"dtype": "evil"}, "is not one that transformers knows"),
+        ({"hidden_act": "evil"}, "do not fit its config.json"),
+    ],
+)
+def test_a_hostile_configuration_is_refused(
+    values: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    path = write_checkpoint(tmp_path, MAIN["bert"])
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | values))
+    assert message in refused(path)
+
+
 def test_a_local_checkpoint_without_safetensors(tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path, MAIN["bert"])
     (path / "model.safetensors").rename(path / "pytorch_model.bin")

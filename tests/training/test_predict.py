@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -229,3 +230,44 @@ def test_the_card_says_what_it_is_not(trained: Trained) -> None:
     assert re.search(r"\| F1 \(pooled\) \| 0\.\d{3} \| 0\.\d{3} to 0\.\d{3} \| 0\.\d{3} \|", card)
     assert "criteria train toy" in card
     assert re.search(r"in \d+\.\d% of \d+ positive pairs the sentence that carries most", card)
+
+
+def with_record(directory: Path, **values: Any) -> Path:
+    """A copy's record with other values, and without digests, as somebody else might give it."""
+    path = directory / "criteria.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"files": {}} | values))
+    return directory
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"criteria": []},
+        {"criteria": [{"id": "A.1", "name": "n", "text": 5}]},
+        {"criteria": [{"id": "A.1", "name": "n", "text": "\ud800"}]},
+        {"criteria": [{"id": ["A.1"], "name": "n", "text": "t"}]},
+        {"head": {"kind": "two_logits", "outputs": 2, "positive": 5, "new": True}},
+        {"head": {"kind": "two_logits", "outputs": "x", "positive": 1, "new": True}},
+        {"files": [1]},
+        {"calibration": {"temperature": 0, "bias": 0, "threshold": 0.5, "thresholds": {},
+                         "abstain_margin": 0}},
+        {"calibration": {"temperature": 1, "bias": 0, "threshold": float("nan"), "thresholds": {},
+                         "abstain_margin": 0}},
+    ],
+)  # fmt: skip
+def test_a_record_that_lies_is_damaged(
+    values: dict[str, Any], trained: Trained, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(trained.directory, tmp_path / "model")
+    with pytest.raises(UsageError, match=r"criteria.json` is damaged"):
+        Predictor(with_record(copy, **values), device="cpu")
+
+
+def test_an_adapter_beside_the_weights_does_not_change_them_unasked(
+    trained: Trained, tmp_path: Path
+) -> None:
+    """transformers would follow it to other weights, past every digest."""
+    copy = shutil.copytree(trained.directory, tmp_path / "model")
+    (copy / "adapter_config.json").write_text('{"base_model_name_or_path": "elsewhere"}')
+    with pytest.raises(UsageError, match="takes whole models only"):
+        Predictor(copy, device="cpu")

@@ -89,6 +89,12 @@ def _check_output(order: PredictOrder) -> None:
             "use .csv, .jsonl or .parquet",
             code="predict.format",
         )
+    if order.out.exists() and order.out.samefile(order.input):
+        raise UsageError(
+            f"`{order.out.name}` is the input itself, it is not replaced",
+            hint="name another file with --out",
+            code="predict.exists",
+        )
     if order.out.exists() and not order.overwrite:
         raise UsageError(
             f"`{order.out.name}` exists already",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
@@ -49,8 +50,10 @@ class PredictionWriter:
         self._note = order.out.with_name(f".{order.out.name}.partial.json")
         self._csv = order.out.suffix.lower() == ".csv"
         self.counts = self._take_up()
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | (0 if self.counts.posts else os.O_TRUNC)
+        flags = os.O_RDWR | os.O_NOFOLLOW | (0 if self.counts.posts else os.O_CREAT | os.O_EXCL)
         try:
+            if not self.counts.posts and not self._partial.is_symlink():
+                self._partial.unlink(missing_ok=True)  # others could read what they made
             self._file = open(os.open(self._partial, flags, 0o600), "r+b")  # noqa: SIM115, PTH123
         except OSError as error:
             raise UsageError(
@@ -76,8 +79,15 @@ class PredictionWriter:
     def __enter__(self) -> PredictionWriter:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        with suppress(OSError):  # what is not on the disk is not counted either
+            self._file.close()
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise MachineError(
+                f"cannot write `{self._order.out.name}`: {os.strerror(error.errno).lower()}",
+                hint="make room and run the same command again to go on",
+                code="machine.disk",
+            ) from error
 
     def write(self, posts: Mapping[str, str], predictions: Sequence[Prediction]) -> None:
         """Append the rows of some posts."""

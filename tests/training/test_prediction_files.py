@@ -1,4 +1,5 @@
 import csv
+import errno
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
-from criteria_cli.errors import Saved, UsageError
+from criteria_cli.errors import MachineError, Saved, UsageError
 from criteria_cli.study.prediction import PredictOrder, PredictProgress
 from criteria_cli.training.predict import Predictor
 from criteria_cli.training.prediction_files import predict_file
@@ -207,6 +208,36 @@ def test_nothing_is_written_over(order: PredictOrder) -> None:
     with pytest.raises(UsageError, match="exists already"):
         predict_file(order, go_on)
     assert order.out.read_text() == "mine"
+
+
+def test_the_input_is_never_written_over(order: PredictOrder) -> None:
+    before = order.input.read_bytes()
+    with pytest.raises(UsageError, match="is the input itself"):
+        predict_file(replace(order, out=order.input, overwrite=True), go_on)
+    assert order.input.read_bytes() == before
+
+
+def test_what_others_can_read_is_not_written_into(order: PredictOrder) -> None:
+    planted = order.out.with_name(".scores.csv.partial")
+    planted.touch(0o666)
+    planted.chmod(0o666)
+    with planted.open("rb") as theirs:
+        predict_file(replace(order, include_text=True), go_on)
+        assert theirs.read() == b""
+    assert order.out.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_full_disk_is_the_machines_affair(
+    order: PredictOrder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(MachineError, match=r"scores.csv`: no space left on device"):
+            predict_file(order, go_on)
+    assert predict_file(order, go_on).posts == 8
 
 
 def test_a_planted_link_is_not_followed(order: PredictOrder, tmp_path: Path) -> None:

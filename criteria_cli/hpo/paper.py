@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from criteria_cli.hpo import figures, fold_figures, work_figures
 from criteria_cli.hpo.report_facts import StudyRecord
@@ -162,6 +163,7 @@ def _slices(record: StudyRecord, axes: Any) -> bool:
             values = [str(value) for value in values]
         elif getattr(distribution, "log", False):
             small.set_xscale("log")
+            small.xaxis.set_minor_formatter(NullFormatter())  # labels would lie on each other
         scores = [trial.value for trial in having]
         small.scatter(values, scores, 8, c=range(len(having)), cmap="Greens", vmin=-3)
         small.set_xlabel(name, fontsize=7)
@@ -180,8 +182,8 @@ def _timeline(record: StudyRecord, axes: Any) -> bool:
             trace.y, trace.x, left=trace.base, color=trace.marker.color, edgecolor="white",
             linewidth=0.5, label=trace.name,
         )  # fmt: skip
-    axes.set(xlabel=figure.layout.xaxis.title.text)
-    axes.legend()
+    axes.set(xlabel=figure.layout.xaxis.title.text, xlim=(0, None))
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(figure.data))
     return True
 
 

@@ -42,7 +42,7 @@ def timeline(record: StudyRecord) -> Figure | None:
             hovertext=[f"trial {attempt.trial}" for attempt in own],
         )
     figure.update_layout(barmode="overlay")
-    figure.update_xaxes(title=f"{unit} since the study began")
+    figure.update_xaxes(title=f"{unit} since the study began", rangemode="tozero")
     return figure
 
 

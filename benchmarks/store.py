@@ -5,8 +5,8 @@
 A trial here is: ask (two parameters, TPE), ten reports (five folds, an epoch and an end each) with
 the pruner asked, tell. Ours adds leases, fold and epoch rows and decisions; bare Optuna is
 `ask`, `report`, `should_prune`, `tell` with the same sampler and pruner on the same database. Both
-run in the same minute, taking turns, on copies of one study that has trials already; milliseconds
-are wall time per trial over all workers together. PostgreSQL forces commits to the disk.
+take turns of a few trials, on copies of one study that has trials already; milliseconds are wall
+time per trial over all workers together. PostgreSQL forces commits to the disk.
 """
 
 from __future__ import annotations
@@ -89,47 +89,53 @@ def bare(storage: str) -> Callable[[], None]:
     return trial
 
 
-def work(side: str, storage: str, trials: int) -> None:
-    """A worker process: warm up, say so, wait for the start, say how it went."""
+def work(side: str, storage: str) -> None:
+    """A worker process: warm up, then do as many trials as each line says and answer with how many
+    of them raised."""
     trial = {"ours": ours, "bare": bare}[side](storage)
     trial()
-    print("ready", flush=True)
-    sys.stdin.readline()
-    errors = 0
-    for _ in range(trials):
-        try:
-            trial()
-        except Exception:
-            errors += 1
-    print(errors, flush=True)
+    print(0, flush=True)
+    for line in sys.stdin:
+        errors = 0
+        for _ in range(int(line)):
+            try:
+                trial()
+            except Exception:
+                errors += 1
+        print(errors, flush=True)
 
 
-def measure(side: str, storage: str, workers: int, trials: int) -> tuple[float, int]:
-    """(milliseconds per trial, trials that raised) with so many workers at once."""
-    children = [
-        subprocess.Popen(
-            [sys.executable, str(HERE), "--work", side, storage, str(trials)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        for _ in range(workers)
-    ]  # fmt: skip
-    for child in children:
-        assert child.stdout is not None
-        child.stdout.readline()
-    began = time.perf_counter()
-    for child in children:
-        assert child.stdin is not None
-        child.stdin.write("\n")
-        child.stdin.flush()
-    errors = 0
-    for child in children:
-        assert child.stdout is not None
-        errors += int(child.stdout.readline() or trials)
-    seconds = time.perf_counter() - began
-    for child in children:
-        child.communicate()
-    return 1000 * seconds / (workers * trials), errors
+class Team:
+    """Worker processes of one side on one store, warmed up."""
+
+    def __init__(self, side: str, storage: str, workers: int) -> None:
+        self.errors = 0
+        self._children = [
+            subprocess.Popen(
+                [sys.executable, str(HERE), "--work", side, storage],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
+            for _ in range(workers)
+        ]  # fmt: skip
+        self._hear()
+
+    def go(self, trials: int) -> float:
+        """Have each worker do so many trials; seconds until the last is done."""
+        began = time.perf_counter()
+        for child in self._children:
+            assert child.stdin is not None
+            child.stdin.write(f"{trials}\n")
+            child.stdin.flush()
+        self.errors += self._hear()
+        return time.perf_counter() - began
+
+    def _hear(self) -> int:
+        return sum(int(child.stdout.readline()) for child in self._children if child.stdout)
+
+    def close(self) -> None:
+        for child in self._children:
+            child.communicate()
 
 
 # -- stores --------------------------------------------------------------------------------------
@@ -196,13 +202,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--work", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.work:
-        work(given.work[0], given.work[1], int(given.work[2]))
+        work(*given.work)
         return
-    sizes, teams, rounds = ((100, 1000), (1, 4), 2) if given.quick else (
-        (100, 1000, 2000), (1, 4, 8, 16), 3,
+    sizes, teams, rounds = ((1000,), (1, 4), 4) if given.quick else (
+        (100, 1000, 2000), (1, 4, 8, 16), 10,
     )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="criteria-bench-") as name:
         stores = Stores(Path(name))
@@ -236,6 +242,7 @@ def run(
         )
     return {
         "schema": "criteria.bench.store/1",
+        "quick": rounds < 10,
         "ratio_vs_optuna": {
             kind: round(
                 statistics.geometric_mean(
@@ -252,21 +259,21 @@ def run(
 
 
 def compare(stores: Stores, kind: str, size: int, workers: int, rounds: int) -> dict[str, object]:
-    """Both sides in turns; medians over the rounds."""
-    each = max(4, 24 // workers)
-    times: dict[str, list[float]] = {"ours": [], "bare": []}
-    errors = {"ours": 0, "bare": 0}
-    for turn in range(rounds):
-        order = ("ours", "bare") if turn % 2 == 0 else ("bare", "ours")
-        for side in order:
-            took, failed = measure(side, stores.copy(kind, size), workers, each)
-            times[side].append(took)
-            errors[side] += failed
-    own, other = statistics.median(times["ours"]), statistics.median(times["bare"])
+    """Both sides in turns, a few trials at a time, so that a busy machine is busy for both."""
+    teams = {side: Team(side, stores.copy(kind, size), workers) for side in ("ours", "bare")}
+    seconds, each = {"ours": 0.0, "bare": 0.0}, max(1, 8 // workers)
+    try:
+        for turn in range(rounds):
+            for side in ("ours", "bare") if turn % 2 == 0 else ("bare", "ours"):
+                seconds[side] += teams[side].go(each)
+    finally:
+        for team in teams.values():
+            team.close()
+    own, other = (1000 * seconds[side] / (rounds * each * workers) for side in ("ours", "bare"))
     return {
-        "store": kind, "trials": size, "workers": workers, "ours_ms": round(own, 1),
-        "bare_ms": round(other, 1), "ratio": round(own / other, 3),
-        "ours_errors": errors["ours"], "bare_errors": errors["bare"],
+        "store": kind, "trials": size, "workers": workers, "timed": rounds * each * workers,
+        "ours_ms": round(own, 1), "bare_ms": round(other, 1), "ratio": round(own / other, 3),
+        "ours_errors": teams["ours"].errors, "bare_errors": teams["bare"].errors,
     }  # fmt: skip
 
 

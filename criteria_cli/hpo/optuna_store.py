@@ -11,12 +11,13 @@ has read and told. All are held by tests.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 
 import optuna
 import sqlalchemy as sa
 from optuna.storages import RDBStorage
+from optuna.trial import TrialState
 from sqlalchemy.orm import Session
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)  # what happens is told by our events
@@ -39,6 +40,8 @@ class JoinedStorage(RDBStorage):
         self.heartbeat_stale_trial_callback = None
         self.failed_trial_callback = None
         self._connection: sa.Connection | None = None
+        self._read = False
+        """Whether this transaction has read the study's trials."""
         self.scoped_session = self._session  # type: ignore[assignment]
 
     def _session(self) -> Session:
@@ -48,10 +51,25 @@ class JoinedStorage(RDBStorage):
             bind=self._connection, join_transaction_mode="rollback_only", expire_on_commit=False
         )
 
+    def _get_trials(
+        self,
+        study_id: int,
+        states: Container[TrialState] | None,
+        included_trial_ids: set[int],
+        trial_id_greater_than: int,
+    ) -> list[optuna.trial.FrozenTrial]:
+        """What is new among the trials, for the cache that Optuna keeps. It asks several times in
+        one step; in one transaction, while others wait for the lock, once is enough."""
+        if self._read and trial_id_greater_than > -1:
+            return []
+        found = super()._get_trials(study_id, states, included_trial_ids, trial_id_greater_than)
+        self._read = True
+        return found
+
     @contextmanager
     def within(self, connection: sa.Connection) -> Iterator[None]:
         """Let every step of Optuna belong to the connection's transaction."""
-        self._connection = connection
+        self._connection, self._read = connection, False
         try:
             yield
         finally:

@@ -256,3 +256,26 @@ def test_a_process_that_ends_at_a_statement_is_followed_by_one_that_goes_on(
         if outcome_of(storage) != expected:
             harmed.append(place)
     assert not harmed, f"of {calm.seen} statements these did harm: {harmed}"
+
+
+def test_a_step_is_few_statements(storage: str) -> None:
+    """While they run, others wait for the study's lock."""
+    desk, faults = Desk(storage, spec_of(**{**SPEC.to_json(), "budget": {"trials": 9}})), Faults()
+    for _ in range(3):
+        desk.whole_trial()
+    faults.watch(desk.engine)
+
+    def statements(step: Callable[[], Any]) -> tuple[Any, int]:
+        before = faults.seen
+        return step(), faults.seen - before
+
+    try:
+        claim, claimed = statements(desk.take)
+        _, epoch = statements(lambda: desk.report(claim.lease, 1, 0.5, epoch=1))
+        _, fold = statements(lambda: desk.report(claim.lease, 1, 0.5))
+        _, told = statements(lambda: desk.tell(claim.lease, 0.5, 0.5, 0.5))
+    finally:
+        desk.close()
+    assert (claimed <= 40, epoch <= 3, fold <= 40, told <= 34) == (True,) * 4, (
+        claimed, epoch, fold, told,
+    )  # fmt: skip

@@ -239,7 +239,7 @@ def fixed_costs(folder: Path, process_began: float) -> dict[str, Any]:
     mark = Marks()
     runs = folder / "runs-fixed"
     trainer = Trainer(TrainerSetup(spec, folder, runs, "cpu", 1))
-    ready = time.monotonic()
+    ready = {"wall_s": time.monotonic() - process_began, "cpu_s": time.process_time()}
 
     def report(event: Event) -> Verdict:
         if isinstance(event, EpochReport):
@@ -259,11 +259,12 @@ def fixed_costs(folder: Path, process_began: float) -> dict[str, Any]:
         for parameter in again.parameters():
             parameter.data.mul_(1.0)  # a mapped file is read when it is first written to
 
+    first = mark.passed[1]
     last_fold_to_end = list(mark.between("fold end", "trial end"))
     return {
         "parameters": sum(parameter.numel() for parameter in model.module.parameters()),
-        "process_start_to_ready": {"wall_s": ready - process_began},
-        "process_start_to_first_step": {"wall_s": mark.passed[1][1] - process_began},
+        "process_start_to_ready": ready,
+        "process_start_to_first_step": {"wall_s": first[1] - process_began, "cpu_s": first[2]},
         "fold_end_to_next_first_step": _median(list(mark.between("fold end", "first step"))),
         # the last fold's results to disk, then the next trial's beginning
         "trial_to_trial": _sum(

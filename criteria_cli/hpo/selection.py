@@ -12,11 +12,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import mean
-from typing import Literal
+from typing import Any, Literal
 
 import sqlalchemy as sa
 
-from criteria_cli.errors import UsageError
+from criteria_cli.errors import StoreError, UsageError
 from criteria_cli.hpo import status
 from criteria_cli.hpo.engine import reading_engine
 from criteria_cli.hpo.report_facts import StudyRecord, read_record
@@ -49,7 +49,7 @@ def select(storage: str, name: str, which: int | Literal["best"]) -> Selection:
         StoreError: the store cannot be read.
     """
     record = study_record(storage, name)
-    spec = StudySpec.from_json(record.definition)
+    spec = read_spec(record.definition, name)
     if which == "best":
         return _best(record, spec, name)
     for trial in record.study.trials:
@@ -72,7 +72,22 @@ def frozen_spec(storage: str, name: str) -> StudySpec:
             sa.select(studies.c.definition).where(studies.c.name == name)
         ).scalar_one(),
     )
-    return StudySpec.from_json(json.loads(stored))
+    return read_spec(json.loads(stored), name)
+
+
+def read_spec(definition: Mapping[str, Any], name: str) -> StudySpec:
+    """A stored definition.
+
+    Raises:
+        StoreError: this criteria cannot read it.
+    """
+    try:
+        return StudySpec.from_json(definition)
+    except ValueError:  # pydantic's error is one, and quotes what it found
+        raise StoreError(
+            f"storage: the definition of study `{name}` is damaged, or of another criteria",
+            code="store.damaged",
+        ) from None
 
 
 def study_record(storage: str, name: str) -> StudyRecord:

@@ -130,7 +130,7 @@ def status_of(
     row = connection.execute(
         sa.select(studies, now().label("now")).where(studies.c.name == name)
     ).one()
-    definition = json.loads(row.definition)
+    definition, versions = _recorded(row)
     validation = definition["validation"]
     fold_count = validation["folds"] if validation["scheme"] == "kfold" else 1
     trials = tally(connection, name)
@@ -165,7 +165,7 @@ def status_of(
         spent=spent_lately(connection, name),
         adopted=_adopted(connection, name),
         data_sha256=row.data_sha256,
-        versions=json.loads(row.versions),
+        versions=versions,
         now=datetime.fromtimestamp(row.now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         troubles=troubles_of(
             name,
@@ -180,6 +180,33 @@ def status_of(
             versions=versions_of(connection, name),
         ),
     )
+
+
+def _recorded(row: sa.Row[Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """A study's definition and the versions it was made with.
+
+    Raises:
+        StoreError: another hand has changed them.
+    """
+    try:
+        definition, versions = json.loads(row.definition), json.loads(row.versions)
+        validation = definition["validation"]
+        numbers = (row.target, validation["folds"], definition["training"]["epochs"])
+        good = (
+            isinstance(versions, dict)
+            and all(isinstance(number, int) for number in numbers)
+            and str(validation["metric"]).isidentifier()  # it is printed
+            and {"type", "startup_trials"} <= set(definition["pruner"])
+        )
+    except (ValueError, TypeError, KeyError, RecursionError):
+        good = False
+    if not good:
+        raise StoreError(
+            f"storage: what is written of study `{row.name}` is damaged, or of a newer criteria",
+            hint="put a backup in its place; finished trials also lie under the runs folder",
+            code="store.damaged",
+        )
+    return definition, versions
 
 
 def _counts(connection: sa.Connection, name: str, trials: Tally) -> TrialCounts:

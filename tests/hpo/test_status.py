@@ -197,6 +197,33 @@ def test_the_number_of_statements_does_not_grow_with_the_trials(storage: str) ->
     assert counts[0] == counts[1] < 25
 
 
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("definition", "zzz"),
+        ("definition", "[]"),
+        ("definition", '{"validation": {}}'),
+        (
+            "definition",
+            '{"validation": {"scheme": "kfold", "folds": 2, "metric": "\\u001b[2J"}, '
+            '"training": {"epochs": 1}, "pruner": {"type": "none", "startup_trials": 1}}',
+        ),
+        ("versions", "[1]"),
+    ],
+)
+def test_a_study_that_another_hand_has_changed_is_called_damaged(
+    column: str, value: str, storage: str
+) -> None:
+    with desks(storage, 1):
+        engine = sa.create_engine(read_url(storage).sqlalchemy)
+        with engine.begin() as connection:
+            connection.execute(sa.text(f"update criteria_studies set {column} = :v"), {"v": value})
+        engine.dispose()
+        for read in (lambda: status.read_study(storage, "s"), lambda: status.read_studies(storage)):
+            with pytest.raises(StoreError, match="of study `s` is damaged"):
+                read()
+
+
 def test_status_does_not_import_optuna_or_torch() -> None:
     code = (
         "import sys, criteria_cli.hpo.status;"

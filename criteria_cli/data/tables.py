@@ -159,7 +159,7 @@ def _jsonl_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     continue
                 try:
                     value = json.loads(line)
-                except (json.JSONDecodeError, RecursionError):
+                except (ValueError, RecursionError):  # a number of too many digits is the former
                     value = None
                 if not isinstance(value, dict):
                     raise UsageError(
@@ -192,7 +192,7 @@ def _parquet_rows(
                 for value in batch.to_pylist():
                     number += 1
                     yield number, _cells(path, number, value, (*columns, *optional))
-    except (pyarrow.ArrowException, OSError):
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError):
         raise UsageError(f"`{path.name}` is damaged or not Parquet", code="data.parquet") from None
 
 

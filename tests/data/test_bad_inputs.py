@@ -311,3 +311,24 @@ def test_settings_that_a_format_does_not_read(settings: dict[str, object], what:
     with pytest.raises(ValueError, match=what):
         DataSpec(**settings)
     assert DataSpec(path="x", columns=Columns(group="author")).columns.group == "author"
+
+
+def test_a_number_of_too_many_digits(put: Put) -> None:
+    line = '{"post_id": ' + "1" * 9000 + "}"
+    assert refuses(put("posts.jsonl", line)).message == "`posts.jsonl` line 1 is not a JSON object"
+
+
+def test_parquet_text_that_is_not_utf8(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    wrong = pyarrow.array([b"\xff"], pyarrow.binary()).view(pyarrow.string())
+    path = tmp_path / "posts.parquet"
+    table = pyarrow.table(dict.fromkeys(HEADER.split(","), wrong))
+    pytest.importorskip("pyarrow.parquet").write_table(table, path)
+    assert refuses(path).message == "`posts.parquet` is damaged or not Parquet"
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "1" * 9000])
+def test_criteria_that_json_cannot_hold(text: str, put: Put) -> None:
+    (put("posts.csv", HEADER, *GOOD).parent / "c.json").write_text(text)
+    error = refuses(put("posts.csv", HEADER, *GOOD), criteria="c.json")
+    assert error.message == "`c.json` is not JSON that can be read"

@@ -12,7 +12,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,8 @@ def only_probe_of(identity: str) -> Iterator[None]:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     except FileNotFoundError:
         handle = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        with suppress(OSError):  # another user was quicker
+            os.fchmod(handle, 0o644)  # whatever the umask says: others wait for it too
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

@@ -1,7 +1,9 @@
 """Memory models kept on this machine, and one probe per card at a time."""
 
 import multiprocessing
+import os
 import stat
+import tempfile
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
@@ -95,3 +97,17 @@ def test_one_probe_per_card(tmp_path: Path) -> None:
         leave.set()
     for process in (first, second, other):
         process.join(60)
+
+
+def test_another_user_can_wait_for_a_probe_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who may not read the lock's file could never probe the card, as long as the file is there."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = os.umask(0o077)
+    try:
+        with kept.only_probe_of("a card"):
+            (lock,) = tmp_path.iterdir()
+            assert lock.stat().st_mode & 0o777 == 0o644
+    finally:
+        os.umask(before)

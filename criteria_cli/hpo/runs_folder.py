@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from criteria_cli.errors import MachineError, StoreError
 from criteria_cli.study.durable import private_folder, read_json, write_json
+from criteria_cli.study.trial import FoldReport
 
 MARK = "study.json"
 LEAST_FREE_BYTES = 100 * 2**20
@@ -78,6 +80,16 @@ def claim_folder(path: Path) -> RunsFolder:
     mark = read_json(path / MARK)
     trials = sum(1 for folder in path.glob("trial-*") if folder.is_dir())
     return RunsFolder(path, mark.get("uid") if mark else None, trials)
+
+
+def folds_on_disk(trial: Path) -> dict[int, FoldReport]:
+    """The finished folds in a trial's folder, by number, as every trainer writes them."""
+    found: dict[int, FoldReport] = {}
+    for path in trial.glob("fold-*.json"):
+        with contextlib.suppress(KeyError, TypeError):  # not whole, or of another version
+            report = FoldReport(**(read_json(path) or {})["report"])
+            found[report.fold] = report
+    return found
 
 
 def _shown(path: Path) -> str:

@@ -28,6 +28,7 @@ from criteria_cli.hpo.optuna_store import OpenStudy
 from criteria_cli.hpo.optuna_tables import best_trial
 from criteria_cli.hpo.presence import Presence, is_dead
 from criteria_cli.hpo.rows import WorkerRow
+from criteria_cli.hpo.runs_folder import folds_on_disk
 from criteria_cli.hpo.shared import Live, Shared, utc
 from criteria_cli.hpo.store_thread import Work
 from criteria_cli.hpo.trainer_process import Launch, TrainerProcess
@@ -165,7 +166,11 @@ class Worker(threading.Thread):
         self.live.begin(claim.lease, attempt=claim.attempt)
         try:
             if claim.decided is not None:  # stopped by the pruner before its worker died
-                self._tell(claim.lease, Ending("pruned", claim.folds), claim.decided)
+                # its trainer may have gone on before the answer came, and finished another fold
+                done = folds_on_disk(self._shared.runs / f"trial-{claim.home}")
+                done |= {fold.fold: fold for fold in claim.folds}
+                folds = tuple(done[number] for number in sorted(done))
+                self._tell(claim.lease, Ending("pruned", folds), claim.decided)
                 return
             watch = TrialWatch(self._shared, self.trainer, claim, self.live)
             ending = watch.run()

@@ -7,8 +7,13 @@ import signal
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from invariants import check, outcomes, trained_twice
 from processes import Command, Place, is_running, wait_until
+
+from criteria_cli.hpo.engine import make_engine
+from criteria_cli.hpo.tables import decisions
+from criteria_cli.hpo.url import read_url
 
 
 def freeze_between_transactions(command: Command) -> None:
@@ -156,6 +161,26 @@ def test_a_kill_in_the_middle_of_an_adoption(sqlite_place: Place) -> None:
     third = place.start()
     assert third.end() == 0, third.text
     check(place.storage, place.runs, place.name, target=2)
+
+
+def test_a_fold_finished_after_the_stop_is_kept_when_its_worker_dies(place: Place) -> None:
+    """A trainer that waited too long for the pruner goes on; then the stop is on record before the
+    last fold is."""
+    place.write(trials=1, folds=3, epochs=2)
+    worker = place.start(env={"CRITERIA_FAULTS": "report.stored:kill@6"})  # of the second fold
+    assert worker.end() == -9, worker.text
+    engine = make_engine(read_url(place.storage))
+    with engine.begin() as connection:
+        connection.execute(
+            sa.insert(decisions).values(
+                study="s", trial=0, fold=1, reason="hyperband", detail="{}", at=0.0
+            )
+        )
+    engine.dispose()
+    second = place.start()
+    assert second.end() == 0, second.text
+    assert [outcome for _, outcome, _ in outcomes(place)] == ["lost", "pruned"]
+    check(place.storage, place.runs, place.name, target=1)
 
 
 @pytest.mark.fault(15)

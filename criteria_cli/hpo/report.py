@@ -6,7 +6,9 @@ rest. Every name that comes from the store is escaped. No text of a post is in a
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shutil
 from collections.abc import Iterable
 from html import escape
@@ -18,8 +20,13 @@ from criteria_cli.errors import MachineError, UsageError
 from criteria_cli.hpo.engine import reading_engine
 from criteria_cli.hpo.facts import StudyStatus
 from criteria_cli.hpo.report_facts import StudyRecord, read_record
+from criteria_cli.hpo.selection import read_spec
 from criteria_cli.hpo.status import read_study
 from criteria_cli.hpo.url import read_url
+from criteria_cli.study.durable import private_folder
+
+_TRACKED = re.compile(r"trial-\d+|mlflow\.db(-\w+)?|artifacts|wandb")
+"""What the writers of `tracking` put into their folder."""
 
 PAGE = Template(
     """<!doctype html>
@@ -102,6 +109,7 @@ def write_tracked(storage: str, name: str, folder: Path, tracker: str, *, overwr
     require(tracker)
     _, record = _read(storage, name)
     _refuse_existing(folder, overwrite)
+    _refuse_foreign(folder)
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(mode=0o700, parents=True)
@@ -125,13 +133,43 @@ def _refuse_existing(path: Path, overwrite: bool) -> None:
         )
 
 
+def _refuse_foreign(folder: Path) -> None:
+    """Refuse a folder that has anything in it which no tracker's report puts there: the whole of it
+    would be removed."""
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        other = True
+    else:
+        names = [path.name for path in folder.iterdir()] if folder.exists() else []
+        other = not all(_TRACKED.fullmatch(name) for name in names)
+    if other:
+        raise UsageError(
+            f"`{folder.name}` is no folder that a report wrote, it is not replaced",
+            hint="name another folder with --out",
+            code="usage.exists",
+        )
+
+
 def _write(path: Path, content: bytes) -> None:
-    """All of it or nothing, readable by its owner alone."""
+    """All of it or nothing, readable by its owner alone.
+
+    Raises:
+        MachineError: it cannot be written.
+    """
     partial = path.with_name(f".{path.name}.partial")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-    partial.replace(path)
+    try:
+        private_folder(path.parent)
+        partial.unlink(missing_ok=True)  # it could be somebody else's
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        partial.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise MachineError(
+            f"cannot write `{path.name}`: {(error.strerror or 'unknown').lower()}",
+            code="machine.disk",
+        ) from None
 
 
 def page(found: StudyStatus, record: StudyRecord) -> str:
@@ -225,9 +263,7 @@ def _plots(record: StudyRecord) -> Iterable[str]:
 
 
 def _definition(record: StudyRecord) -> list[tuple[str, str]]:
-    from criteria_cli.study.spec import StudySpec
-
-    spec = StudySpec.from_json(record.definition)
+    spec = read_spec(record.definition, record.study.study_name)
     return [(key, _short(value)) for key, value in spec.identity().items() if value is not None]
 
 

@@ -143,6 +143,39 @@ def test_tensorboard_files_hold_each_trials_curve(reported: Path, run_in: Run) -
     assert {("f1/fold-1", 1), ("f1/fold-3", 2), ("f1/by-fold", 3), ("f1/trial", 0)} <= set(found)
 
 
+def test_a_folder_with_anything_else_in_it_is_not_removed(reported: Path, run_in: Run) -> None:
+    mine = reported / "mine"
+    mine.mkdir()
+    (mine / "thesis.tex").touch()
+    write = ("report", "s", "--format", "tensorboard", "--overwrite", "--out")
+    done = run_in(reported, *write, "mine")
+    assert done.code == 2
+    assert "is no folder that a report wrote" in done.err
+    (reported / "link").symlink_to(mine)
+    assert run_in(reported, *write, "link").code == 2
+    assert (mine / "thesis.tex").exists()
+    for _ in range(2):
+        assert run_in(reported, *write, "curves").code == 0, "its own may be replaced"
+
+
+def test_a_page_goes_where_no_study_was_run(reported: Path, run_in: Run, tmp_path: Path) -> None:
+    done = run_in(tmp_path, "report", "s", "--storage", f"sqlite:///{reported}/criteria.db")
+    assert done.code == 0, done.err
+    assert (tmp_path / "runs" / "s" / "report.html").stat().st_mode & 0o077 == 0
+
+
+def test_a_page_that_cannot_be_written_leaves_nothing(reported: Path, run_in: Run) -> None:
+    full = (
+        "import os\n"
+        "def replace(self, target): raise OSError(28, 'No space left on device')\n"
+        "import pathlib; pathlib.Path.replace = replace"
+    )
+    done = run_in(reported, "report", "s", "--out", "full.html", prelude=full)
+    assert done.code == 3, done.err
+    assert "cannot write `full.html`: no space left on device" in done.err
+    assert not list(reported.glob("*full.html*"))
+
+
 @pytest.mark.parametrize("tracker", ["mlflow", "wandb"])
 @pytest.mark.parametrize("lookalike", [False, True], ids=["nothing", "a folder of its name"])
 def test_a_tracker_that_is_not_installed_is_named(

@@ -196,7 +196,13 @@ def main() -> None:
         for card in cards(QUICK if options.quick else FULL):
             found.append(card)
             print(table_row(card), flush=True)
-    result = {
+            if options.json:
+                options.json.write_text(json.dumps(result_of(found), indent=1) + "\n")
+    print(json.dumps(summary(found), indent=1))
+
+
+def result_of(found: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
         "schema": "criteria.benchmark.probe/1",
         "device": "simulated cards; not run on a GPU",
         "model": {"name": MODEL.name, "max_length": MODEL.max_length, "bytes_scaled_by": SCALE},
@@ -208,9 +214,6 @@ def main() -> None:
         "summary": summary(found),
         "cards": found,
     }
-    print(json.dumps(result["summary"], indent=1))
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -182,19 +182,24 @@ class _Search:
         return line, low
 
     def _does_not_fit(self) -> MachineError:
-        length = self.length // 2
-        while length >= LENGTH_MULTIPLE and not self._train(1, padded_length(length, length)).fits:
-            length //= 2
+        """The error for a card that holds not one pair, with the longest pair that it holds."""
+        fits, fails = 0, self.length
+        while fails - fits > LENGTH_MULTIPLE:
+            length = padded_length((fits + fails) // 2, fails - 1)
+            if self._train(1, length).fits:
+                fits = length
+            else:
+                fails = length
         gib = f"{self.cap / 2**30:.1f} GiB"
-        if length < LENGTH_MULTIPLE:
+        if fits == 0:
             return MachineError(
                 f"not even the shortest pair fits in {gib}",
                 hint="use a smaller model or a device with more memory",
                 code="machine.memory",
             )
         return MachineError(
-            f"one pair of {self.length} tokens does not fit in {gib}, one of {length} does",
-            hint=f"set `model.max_length` to {length}, or use a smaller model or a device with "
+            f"one pair of {self.length} tokens does not fit in {gib}, one of {fits} does",
+            hint=f"set `model.max_length` to {fits}, or use a smaller model or a device with "
             "more memory",
             code="machine.memory",
         )

@@ -118,7 +118,8 @@ def _check_disk(
             best = max(best, float(str(result["score"])))
         if state in ("COMPLETE", "PRUNED") and number not in confirmed.values():
             on_disk = _folds_on_disk(home)
-            assert stored.get(number, {}) == on_disk, f"I3: folds of trial {number} differ"
+            known = stored.get(number, {})
+            assert known == on_disk, f"I3: trial {number}, {state}: {known}, on disk {on_disk}"
     complete = [value for state, value in states.values() if state == "COMPLETE" and value]
     assert max(complete, default=-1.0) == best, "I4: the best differs between store and disk"
     _check_checkpoints(folder)

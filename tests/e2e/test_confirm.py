@@ -63,7 +63,7 @@ def test_two_workers_and_one_killed_confirm_each_trial_once(place: Place) -> Non
     assert again["epochs_again"] <= 1, "the epoch that was killed"
 
 
-@pytest.mark.parametrize("where", ["report.stored", "result.before_tell", "tell.told"])
+@pytest.mark.parametrize("where", ["report.stored", "tell.told"])
 def test_a_kill_while_confirming_loses_and_doubles_nothing(sqlite_place: Place, where: str) -> None:
     place = sqlite_place.write(trials=4, folds=3, epochs=2, pruner="hyperband", startup=2)
     assert place.start().end() == 0

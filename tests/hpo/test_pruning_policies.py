@@ -132,7 +132,24 @@ def test_a_simulated_truth_is_what_scores_scatter_around() -> None:
     assert error.std() == pytest.approx(0.03 / 5**0.5, rel=0.15)
 
 
-@pytest.mark.skipif(not worlds.RECORDED.exists(), reason="no learning curves are recorded yet")
+def test_true_means_come_from_repeats_and_are_drawn_together_by_their_noise() -> None:
+    rng = np.random.default_rng(0)
+    true = 0.5 + 0.02 * rng.standard_normal(2000)
+    means = true + 0.03 * rng.standard_normal((3, 2000))
+    behind = means[0] < np.quantile(means[0], 0.75)
+    means[1:, behind] = np.nan
+    means[2, ::2] = np.nan
+    found = worlds.true_means(means)
+    assert found.noise == pytest.approx(0.03, rel=0.15)
+    best = true[~behind]
+    assert found.spread == pytest.approx(best.std(), rel=0.3)
+    plain = np.nanmean(means[1:, ~behind], axis=0)
+    estimated = found.each[~behind]
+    assert np.square(estimated - best).mean() < 0.7 * np.square(plain - best).mean()
+    assert means[0, ~behind].mean() > estimated.mean() + 0.01
+    assert estimated.mean() == pytest.approx(best.mean(), abs=0.003)
+
+
 def test_the_recorded_table_is_whole() -> None:
     table, true = worlds.recorded()
     assert len(table) == len(true) >= 150

@@ -205,8 +205,10 @@ def test_the_number_of_statements_does_not_grow_with_the_trials(storage: str) ->
         ("definition", '{"validation": {}}'),
         (
             "definition",
-            '{"validation": {"scheme": "kfold", "folds": 2, "metric": "\\u001b[2J"}, '
-            '"training": {"epochs": 1}, "pruner": {"type": "none", "startup_trials": 1}}',
+            (
+                '{"validation": {"scheme": "kfold", "folds": 2, "metric": "\\u001b[2J"}, '
+                '"training": {"epochs": 1}, "pruner": {"type": "none", "startup_trials": 1}}'
+            ),
         ),
         ("versions", "[1]"),
     ],

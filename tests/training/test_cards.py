@@ -44,7 +44,7 @@ def test_a_memory_model_that_promises_too_much() -> None:
     ((key, stored),) = measured(spec, SMALL).items()
     honest = MemoryModel.from_json(stored)
     half = replace(honest.train, row=0, token=honest.train.token / 2, pair=honest.train.pair / 2)
-    wrong = replace(honest, train=half, verified_rows=0)
+    wrong = replace(honest, train=half, verified_cap=0)
     found = train(spec, SMALL, {key: wrong.to_json()})
     assert found.ooms > 0
     assert found.rates == true.rates

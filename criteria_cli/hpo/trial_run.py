@@ -116,7 +116,9 @@ class TrialWatch:
     def _press_on(self) -> None:
         """Tell the trainer what cannot wait for its next report."""
         wanted: Verdict | None = None
-        if self._live.lost.is_set() or self._stopped_late():
+        if self._live.lost.is_set():
+            wanted = Verdict.YIELD  # the result on disk is its new worker's to write
+        elif self._stopped_late():
             wanted = Verdict.STOP
         elif self._shared.stop.draining.is_set():
             wanted = Verdict.YIELD
@@ -168,7 +170,7 @@ class TrialWatch:
             decision = future.result()
         except LeaseLost:
             self._live.lost.set()
-            return Verdict.STOP
+            return Verdict.YIELD
         except StoreError:
             self._shared.stop.drain()
             return Verdict.YIELD

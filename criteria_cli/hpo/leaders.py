@@ -39,7 +39,7 @@ def leaders_of(connection: sa.Connection, name: str, at: float) -> tuple[BestTri
         .where(folds.c.study == name, folds.c.trial.in_(numbers))
         .order_by(folds.c.trial, folds.c.fold)
     ):
-        scores[trial].append(score)
+        scores[trial].append(float(score))
     ended = {
         row.trial: row
         for row in connection.execute(
@@ -53,7 +53,7 @@ def leaders_of(connection: sa.Connection, name: str, at: float) -> tuple[BestTri
     return tuple(
         BestTrial(
             trial=row.number,
-            value=row.value,
+            value=float(row.value),
             params=params.get(row.trial_id, {}),
             fold_scores=tuple(scores[row.number]),
             age_s=at - ended[row.number].ended_at if row.number in ended else None,

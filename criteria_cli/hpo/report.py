@@ -17,12 +17,10 @@ from string import Template
 from typing import Any
 
 from criteria_cli.errors import MachineError, UsageError
-from criteria_cli.hpo.engine import reading_engine
 from criteria_cli.hpo.facts import StudyStatus
-from criteria_cli.hpo.report_facts import StudyRecord, read_record
-from criteria_cli.hpo.selection import read_spec
+from criteria_cli.hpo.report_facts import StudyRecord
+from criteria_cli.hpo.selection import read_spec, study_record
 from criteria_cli.hpo.status import read_study
-from criteria_cli.hpo.url import read_url
 from criteria_cli.study.durable import private_folder
 
 _TRACKED = re.compile(r"trial-\d+|mlflow\.db(-\w+)?|artifacts|wandb")
@@ -118,12 +116,7 @@ def write_tracked(storage: str, name: str, folder: Path, tracker: str, *, overwr
 
 
 def _read(storage: str, name: str) -> tuple[StudyStatus, StudyRecord]:
-    found = read_study(storage, name)
-    engine = reading_engine(read_url(storage))
-    try:
-        return found, read_record(engine, name)
-    finally:
-        engine.dispose()
+    return read_study(storage, name), study_record(storage, name)
 
 
 def _refuse_existing(path: Path, overwrite: bool) -> None:

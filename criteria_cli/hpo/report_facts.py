@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from criteria_cli.hpo import tables
 from criteria_cli.hpo.optuna_store import joined
+from criteria_cli.hpo.trouble import trusting
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,12 @@ class StudyRecord:
 
 
 def read_record(engine: sa.Engine, name: str) -> StudyRecord:
-    """Read a study; the caller has checked that it exists."""
-    with engine.begin() as connection:
+    """Read a study; the caller has checked that it exists.
+
+    Raises:
+        StoreError: its rows are not as this criteria writes them.
+    """
+    with trusting(name), engine.begin() as connection:
         row = connection.execute(
             sa.select(tables.studies.c.definition, tables.studies.c.created_at).where(
                 tables.studies.c.name == name
@@ -135,15 +140,26 @@ def _folds(connection: sa.Connection, name: str) -> tuple[FoldFact, ...]:
             FoldFact(
                 trial=row.trial,
                 fold=row.fold,
-                score=row.score,
-                best_epoch=row.best_epoch,
-                epochs=row.epochs,
-                per_criterion=report.get("per_criterion") or {},
-                costs=report.get("costs") or {},
-                reliability=report.get("reliability") or (),
+                score=float(row.score),
+                best_epoch=int(row.best_epoch),
+                epochs=int(row.epochs),
+                per_criterion={
+                    criterion: _numbers(values)
+                    for criterion, values in (report.get("per_criterion") or {}).items()
+                },
+                costs=_numbers(report.get("costs") or {}),
+                reliability=[
+                    (float(pairs), float(probability), float(positives))
+                    for pairs, probability, positives in report.get("reliability") or ()
+                ],
             )
         )
     return tuple(found)
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """Figures of a stored report, each held to be a number."""
+    return {name: float(value) for name, value in values.items()}
 
 
 def _epochs(connection: sa.Connection, name: str) -> tuple[EpochFact, ...]:
@@ -153,7 +169,10 @@ def _epochs(connection: sa.Connection, name: str) -> tuple[EpochFact, ...]:
         .where(table.c.study == name)
         .order_by(table.c.trial, table.c.fold, table.c.epoch)
     )
-    return tuple(EpochFact(*row) for row in rows)
+    return tuple(
+        EpochFact(row.trial, row.fold, row.epoch, float(row.score), float(row.seconds))
+        for row in rows
+    )
 
 
 def _attempts(connection: sa.Connection, name: str, start: float) -> tuple[AttemptFact, ...]:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from criteria_cli.bundled import bundled
 from criteria_cli.errors import StoreError
-from criteria_cli.hpo.tables import VERSION_TABLE
+from criteria_cli.hpo.tables import VERSION_TABLE, metadata
 
 HEAD = "0002"
 """Our newest revision; a test holds it to `alembic/versions`."""
@@ -28,6 +28,8 @@ class Versions:
     optuna: str | None
     optuna_library: str | None
     """The version of Optuna that made its tables."""
+    missing: tuple[str, ...] = ()
+    """Tables of ours that the newest revision has and the store has not."""
 
     @property
     def ready(self) -> bool:
@@ -44,10 +46,12 @@ def read_versions(connection: sa.Connection) -> Versions:
         found = connection.execute(sa.text(statement)).scalar()
         return None if found is None else str(found)
 
+    ours = one(f"select version_num from {VERSION_TABLE}", VERSION_TABLE)  # noqa: S608
     return Versions(
-        ours=one(f"select version_num from {VERSION_TABLE}", VERSION_TABLE),  # noqa: S608
+        ours=ours,
         optuna=one("select version_num from alembic_version", "alembic_version"),
         optuna_library=one("select library_version from version_info", "version_info"),
+        missing=tuple(sorted(set(metadata.tables) - there)) if ours == HEAD else (),
     )
 
 
@@ -61,6 +65,12 @@ def check_versions(found: Versions) -> None:
     """
     if found.optuna is not None and found.optuna != OPTUNA_HEAD:
         raise _optuna_differs(found)
+    if found.missing:
+        raise StoreError(
+            f"storage: table `{found.missing[0]}` is missing",
+            hint="put a backup in its place; finished trials also lie under the runs folder",
+            code="store.damaged",
+        )
     if found.ours is None or found.ours == HEAD:
         return
     if found.ours in REVISIONS:

@@ -16,11 +16,12 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
-from criteria_cli.errors import StoreError, UsageError
+from criteria_cli.errors import UsageError
 from criteria_cli.hpo import status
 from criteria_cli.hpo.engine import reading_engine
 from criteria_cli.hpo.report_facts import StudyRecord, read_record
 from criteria_cli.hpo.tables import studies
+from criteria_cli.hpo.trouble import trusting
 from criteria_cli.hpo.url import read_url
 from criteria_cli.study.spec import Scalar, StudySpec
 
@@ -81,13 +82,8 @@ def read_spec(definition: Mapping[str, Any], name: str) -> StudySpec:
     Raises:
         StoreError: this criteria cannot read it.
     """
-    try:
+    with trusting(name):  # pydantic's error is a ValueError
         return StudySpec.from_json(definition)
-    except ValueError:  # pydantic's error is one, and quotes what it found
-        raise StoreError(
-            f"storage: the definition of study `{name}` is damaged, or of another criteria",
-            code="store.damaged",
-        ) from None
 
 
 def study_record(storage: str, name: str) -> StudyRecord:

@@ -31,7 +31,7 @@ from criteria_cli.hpo.spent import spent_lately
 from criteria_cli.hpo.tables import attempts, leases, studies
 from criteria_cli.hpo.team import last_event_age, pace_now, versions_of, workers_of
 from criteria_cli.hpo.timings import Timings
-from criteria_cli.hpo.trouble import store_error
+from criteria_cli.hpo.trouble import damaged_study, store_error, trusting
 from criteria_cli.hpo.url import StoreUrl, read_url
 from criteria_cli.study.explain import did_you_mean
 
@@ -56,7 +56,8 @@ def read_study(storage: str, name: str) -> StudyStatus:
                 f"no study `{name}` in this storage{close or f', {_there(names)}'}",
                 code="study.unknown",
             )
-        return status_of(connection, name)
+        with trusting(name):
+            return status_of(connection, name)
 
     return reading(read_url(storage), read)
 
@@ -77,9 +78,14 @@ def read_studies(storage: str) -> tuple[StudyStatus, ...]:
     Raises:
         StoreError: the store cannot be read.
     """
+
+    def read(connection: sa.Connection, name: str) -> StudyStatus:
+        with trusting(name):
+            return status_of(connection, name)
+
     return reading(
         read_url(storage),
-        lambda connection: tuple(status_of(connection, name) for name in _names(connection)),
+        lambda connection: tuple(read(connection, name) for name in _names(connection)),
     )
 
 
@@ -201,11 +207,7 @@ def _recorded(row: sa.Row[Any]) -> tuple[dict[str, Any], dict[str, str]]:
     except (ValueError, TypeError, KeyError, RecursionError):
         good = False
     if not good:
-        raise StoreError(
-            f"storage: what is written of study `{row.name}` is damaged, or of a newer criteria",
-            hint="put a backup in its place; finished trials also lie under the runs folder",
-            code="store.damaged",
-        )
+        raise damaged_study(row.name)
     return definition, versions
 
 

@@ -18,6 +18,12 @@ RECENT_S = 86_400.0
 PACE_ATTEMPTS = 500
 """The latest attempts, of which the pace is taken."""
 
+_NUMBERS = (
+    "trial", "fold", "epoch", "last_score", "best_score", "seconds", "examples_per_s",
+    "memory_bytes",
+)  # fmt: skip
+"""What `Live.progress` says of a trial."""
+
 
 def workers_of(
     connection: sa.Connection, name: str, at: float, lease_s: float
@@ -48,6 +54,9 @@ def workers_of(
 
 def _worker(row: Any, done: Mapping[str, int], at: float, lease_s: float) -> WorkerStatus:
     facts = json.loads(row.progress) if row.progress else {}
+    for name in _NUMBERS:
+        if not isinstance(facts.get(name), int | float | None):
+            raise TypeError(name)
     age = max(0.0, at - row.seen_at)
     trial = facts.get("trial")
     return WorkerStatus(

@@ -10,6 +10,7 @@ import os
 import re
 import sqlite3
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -156,6 +157,33 @@ def damaged(url: StoreUrl) -> StoreError:
         hint="put a backup in its place; finished trials also lie under the runs folder",
         code="store.damaged",
     )
+
+
+def damaged_study(name: str) -> StoreError:
+    """The error for a study whose rows another hand has changed."""
+    return StoreError(
+        f"storage: what is written of study `{name}` is damaged, or of a newer criteria",
+        hint="put a backup in its place; finished trials also lie under the runs folder",
+        code="store.damaged",
+    )
+
+
+_UNREADABLE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What Python makes of text that is not JSON, or of a value of another type than ours."""
+
+
+@contextmanager
+def trusting(name: str) -> Iterator[None]:
+    """Read rows of a study as if they were ours. For commands that look at it; what runs trials
+    goes without, so that an error of ours there is told as one.
+
+    Raises:
+        StoreError: they are not as this criteria writes them.
+    """
+    try:
+        yield
+    except _UNREADABLE as error:
+        raise damaged_study(name) from error
 
 
 def _postgres_error(text: str, error: BaseException, url: StoreUrl) -> StoreError | None:

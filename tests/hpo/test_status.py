@@ -10,13 +10,16 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from desk import Desk, desks, spec_of
+from desk import Desk, desks, identity_of, spec_of
 
 from criteria_cli.errors import StoreError, UsageError
 from criteria_cli.hpo import status
-from criteria_cli.hpo.engine import reading_engine
+from criteria_cli.hpo.engine import make_engine, reading_engine
 from criteria_cli.hpo.facts import TrialCounts, studies_to_json
 from criteria_cli.hpo.health import Pace, Worked, pace_of, troubles_of
+from criteria_cli.hpo.prepare import prepare
+from criteria_cli.hpo.rehearsal import rehearse
+from criteria_cli.hpo.selection import study_record
 from criteria_cli.hpo.url import read_url
 
 KEYS = {
@@ -224,6 +227,72 @@ def test_a_study_that_another_hand_has_changed_is_called_damaged(
         for read in (lambda: status.read_study(storage, "s"), lambda: status.read_studies(storage)):
             with pytest.raises(StoreError, match="of study `s` is damaged"):
                 read()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "criteria_folds set report = 'zzz'",
+        """criteria_folds set report = '{"costs": {"data_s": "x"}}'""",
+        "criteria_workers set progress = 'zzz'",
+        """criteria_workers set progress = '{"trial": 0}'""",
+        """criteria_workers set progress = '{"fold": "x"}'""",
+    ],
+)
+def test_rows_that_another_hand_has_changed_are_called_damaged(change: str, storage: str) -> None:
+    with desks(storage, 1) as (desk,):
+        desk.whole_trial(0.5)
+        desk.do(lambda c, _: c.execute(sa.text(f"update {change}")))
+        for read in (lambda: status.read_study(storage, "s"), lambda: status.read_studies(storage)):
+            with pytest.raises(StoreError, match="of study `s` is damaged"):
+                read()
+
+
+def test_a_table_that_is_gone_is_named(storage: str) -> None:
+    with desks(storage, 1) as (desk,):
+        desk.do(lambda c, _: c.execute(sa.text("drop table criteria_folds")))
+        for read in (
+            lambda: status.read_study(storage, "s"),
+            lambda: prepare(read_url(storage), identity_of(desk.spec)),
+        ):
+            with pytest.raises(StoreError, match="table `criteria_folds` is missing"):
+                read()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        """criteria_folds set report = '{"per_criterion": {"A1": {"f1": "x"}}}'""",
+        """criteria_folds set report = '{"per_criterion": {"A1": 5}}'""",
+        """criteria_folds set report = '{"reliability": [1]}'""",
+        "trials set state = 'EVIL'",
+    ],
+)
+def test_what_only_the_report_reads_is_called_damaged_too(change: str, tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path / 'store.db'}"  # PostgreSQL refuses such a state itself
+    with desks(storage, 1) as (desk,):
+        desk.whole_trial(0.5)
+        desk.do(lambda c, _: c.execute(sa.text("pragma ignore_check_constraints = on")))
+        desk.do(lambda c, _: c.execute(sa.text(f"update {change}")))
+        with pytest.raises(StoreError, match="of study `s` is damaged"):
+            study_record(storage, "s")
+
+
+@pytest.mark.parametrize("value", ["zzz", "[]", "5"])
+def test_nobody_joins_a_study_whose_identity_is_damaged(value: str, storage: str) -> None:
+    spec = spec_of()
+    prepare(read_url(storage), identity_of(spec))
+    engine = make_engine(read_url(storage))
+    with engine.begin() as connection:
+        connection.execute(sa.text("update criteria_studies set identity = :v"), {"v": value})
+    engine.dispose()
+    identity = identity_of(spec)
+    for join in (
+        lambda: prepare(read_url(storage), identity),
+        lambda: rehearse(storage, spec, identity.data_sha256, identity.pairs, Path("runs/s")),
+    ):
+        with pytest.raises(StoreError, match="of study `s` is damaged"):
+            join()
 
 
 def test_status_does_not_import_optuna_or_torch() -> None:

@@ -284,19 +284,21 @@ def order_from_trial(order: TrainOrder, storage: str, which: int | Literal["best
         StoreError: the store cannot be read.
     """
     from criteria_cli.hpo import selection
+    from criteria_cli.hpo.trouble import trusting
 
     chosen = selection.select(storage, order.spec.name, which)
     without = chosen.without
-    return replace(
-        order,
-        hyperparameters=order.spec.hyperparameters(chosen.params),
-        origin=f"trial {chosen.trial} of study {order.spec.name}",
-        trial=chosen.trial,
-        search_score=chosen.score,
-        chosen_without=None
-        if without is None
-        else tuple(order.spec.hyperparameters(params) for params in without),
-    )
+    with trusting(order.spec.name):  # a parameter may be one that no definition has
+        return replace(
+            order,
+            hyperparameters=order.spec.hyperparameters(chosen.params),
+            origin=f"trial {chosen.trial} of study {order.spec.name}",
+            trial=chosen.trial,
+            search_score=chosen.score,
+            chosen_without=None
+            if without is None
+            else tuple(order.spec.hyperparameters(params) for params in without),
+        )
 
 
 def train(order: TrainOrder, report: Report) -> TrainedModel:

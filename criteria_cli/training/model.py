@@ -162,6 +162,7 @@ def _load_checkpoint(spec: ModelSpec) -> Encoder:
         tokenizer = AutoTokenizer.from_pretrained(
             checkpoint.directory, trust_remote_code=False, local_files_only=True
         )
+        tokenizer("a post", "a criterion")  # some values are not looked at before
     except Exception as error:  # whatever a library makes of files that no one checked
         raise UsageError(
             f"the tokenizer of model `{spec.name}` cannot be read", code="model.tokenizer"

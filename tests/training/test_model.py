@@ -304,6 +304,13 @@ def test_a_configuration_that_cannot_be_read(text: str, tmp_path: Path) -> None:
     assert "config.json of model" in refused(path)
 
 
+def test_a_tokenizer_that_loads_and_cannot_be_used(tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path, MAIN["bert"])
+    kept = path / "tokenizer_config.json"
+    kept.write_text(json.dumps(json.loads(kept.read_text()) | {"model_max_length": "x"}))
+    assert "the tokenizer of model" in refused(path)
+
+
 @pytest.mark.parametrize("architecture", ["bert", "xlm-roberta"])
 def test_more_tokens_than_positions(architecture: str, tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path, MAIN[architecture])

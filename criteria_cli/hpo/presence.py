@@ -1,7 +1,9 @@
 """Workers of this machine that have ended, known at once: each holds a lock on a file.
 
 A lease says after a minute and a half that a worker is gone, on any machine. Where the dead worker
-ran on this one, its file's lock is free at once, and its trial can be taken without waiting.
+ran on this one, its file's lock is free at once, and its trial can be taken without waiting. Its
+trainer holds the same lock: it outlives a killed supervisor for a moment, and may write a fold in
+that moment.
 
 Files of other machines in a shared folder are not looked at: some network file systems (Lustre with
 `localflock`, BeeGFS as it comes) lock on each machine alone, and every worker elsewhere would seem
@@ -22,23 +24,26 @@ FOLDER = ".workers"
 
 
 class Presence:
-    """Our own file, locked while this process lives.
+    """Our own file, locked while this process or one that it handed the lock to lives.
 
     Args:
         runs: the study's folder.
         worker: our id.
+
+    Attributes:
+        descriptor: the lock, for a child process to hold too.
     """
 
     def __init__(self, runs: Path, worker: str) -> None:
         self._path = _file(runs, worker)
         private_folder(self._path.parent)
-        self._descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600)
+        self.descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600)
         with contextlib.suppress(OSError):  # a file system without locks: the lease will tell
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+            fcntl.flock(self.descriptor, fcntl.LOCK_EX)
 
     def end(self) -> None:
         self._path.unlink(missing_ok=True)
-        os.close(self._descriptor)
+        os.close(self.descriptor)
 
 
 def is_dead(runs: Path, worker: str) -> bool:

@@ -63,9 +63,13 @@ class Died:
 
 
 class TrainerProcess:
-    """One child process. Start it in a thread that outlives it: it dies with that thread."""
+    """One child process. Start it in a thread that outlives it: it dies with that thread.
 
-    def __init__(self, launch: Launch) -> None:
+    Args:
+        holds: a descriptor that it keeps open for as long as it lives.
+    """
+
+    def __init__(self, launch: Launch, *, holds: int | None = None) -> None:
         self._launch = launch
         self._answers: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
         self._writing = threading.Lock()
@@ -79,7 +83,7 @@ class TrainerProcess:
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                pass_fds=(writing,),
+                pass_fds=(writing,) if holds is None else (writing, holds),
                 env=dict(launch.environment),
                 start_new_session=True,  # a terminal's Ctrl-C is ours alone
             )

@@ -121,7 +121,7 @@ class Worker(threading.Thread):
         began, ready = time.monotonic(), None
         while ready is None:
             self._leave_if_told()
-            self.trainer = TrainerProcess(self.plan.launch)
+            self.trainer = TrainerProcess(self.plan.launch, holds=self._presence.descriptor)
             self.trainer.send(self.plan.setup)
             ready = wait_until_ready(self.trainer, self._shared)
         self._check(ready)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from processes import wait_until
 
 from criteria_cli.hpo import presence
 from criteria_cli.hpo.presence import Presence, is_dead
@@ -33,6 +36,35 @@ def test_a_killed_worker_is_dead_at_once_and_a_living_one_is_not(tmp_path: Path)
         assert not is_dead(tmp_path, "w1")
         worker.kill()
     assert is_dead(tmp_path, "w1")
+
+
+WITH_A_TRAINER = """
+import os, sys
+from pathlib import Path
+from criteria_cli.hpo.presence import Presence
+from criteria_cli.hpo.trainer_process import Launch, TrainerProcess
+held = Presence(Path(sys.argv[1]), "w1")
+launch = Launch([sys.executable, "-c", "import time; time.sleep(600)"], os.environ,
+                Path(sys.argv[1]) / "log", 60)
+print(TrainerProcess(launch, holds=held.descriptor).pid, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_killed_worker_is_dead_once_its_trainer_is(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", WITH_A_TRAINER, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as worker:
+        assert worker.stdout is not None
+        trainer = int(worker.stdout.readline())
+        worker.kill()
+    try:
+        assert not is_dead(tmp_path, "w1")
+    finally:
+        os.kill(trainer, signal.SIGKILL)
+    wait_until(lambda: is_dead(tmp_path, "w1"), what="the end of the trainer")
 
 
 def test_a_worker_that_left_in_order_or_was_never_here_is_not_dead(tmp_path: Path) -> None:

@@ -13,7 +13,12 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from huggingface_hub import constants, hf_hub_download, snapshot_download
+from huggingface_hub import (
+    constants,
+    hf_hub_download,
+    snapshot_download,
+    try_to_load_from_cache,
+)
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
@@ -103,6 +108,9 @@ def _download(name: str, files: list[str] | None = None) -> Path:
     """The snapshot of a hub checkpoint in the hub's own cache, fetched where it is missing."""
     try:
         if files and len(files) == 1:
+            if try_to_load_from_cache(name, files[0]) is None:
+                # asks once where there is no network; the other would try again for 23 s
+                snapshot_download(name, allow_patterns=files, ignore_patterns=["*/*"])
             return Path(hf_hub_download(name, files[0])).parent
         return Path(snapshot_download(name, allow_patterns=_FILES, ignore_patterns=["*/*"]))
     except RepositoryNotFoundError as error:  # a gated one too

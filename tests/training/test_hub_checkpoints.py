@@ -4,6 +4,7 @@ and a SentencePiece model, and that is the default model."""
 import json
 import os
 import pickle
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -85,6 +86,34 @@ def test_pickled_weights_and_a_sentencepiece_tokenizer_are_read(tmp_path: Path) 
     expected = state["deberta.embeddings.word_embeddings.weight"][5, 5].item()
     assert found["first"] == pytest.approx(expected)
     assert done.stderr == ""
+
+
+def test_a_hub_that_refuses_connections_is_asked_once(tmp_path: Path) -> None:
+    script = (
+        "import time\n"
+        "def sleep(seconds): raise AssertionError('asked again')\n"
+        "time.sleep = sleep\n"
+        "from criteria_cli.errors import UsageError\n"
+        "from criteria_cli.training.pretrained import open_config\n"
+        "try:\n"
+        f"    open_config({NAME!r})\n"
+        "except UsageError as error:\n"
+        "    print(error.message)\n"
+    )
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # and does not listen
+        environment = os.environ | {
+            "HF_HOME": str(tmp_path),
+            "HF_HUB_OFFLINE": "0",
+            "HF_ENDPOINT": f"http://127.0.0.1:{closed.getsockname()[1]}",
+            "NO_PROXY": "127.0.0.1",
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", script], env=environment, capture_output=True, text=True
+        )
+    assert done.stdout == f"model `{NAME}` is not in the cache and the hub cannot be reached\n", (
+        done.stderr
+    )
 
 
 class Evil:

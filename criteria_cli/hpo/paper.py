@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable, Iterator
+from html import unescape
 from statistics import mean
 from typing import Any
 
@@ -44,10 +46,20 @@ def pictures(record: StudyRecord) -> Iterator[tuple[str, bytes]]:
         for key, draw in drawings.items():
             figure = Figure(figsize=SIZE, layout="constrained")
             axes = figure.add_subplot()
-            if draw(record, axes):
-                content = io.BytesIO()
-                figure.savefig(content, format="png", dpi=DPI)
+            content = io.BytesIO()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # a name in a script that the font has not
+                drawn = draw(record, axes)
+                if drawn:
+                    figure.savefig(content, format="png", dpi=DPI)
+            if drawn:
                 yield key, content.getvalue()
+
+
+def _plain(name: str) -> str:
+    """A name from the store as matplotlib is to draw it: no formula, no control characters.
+    Those that come by way of a plotly figure are escaped for a page."""
+    return "".join(filter(str.isprintable, unescape(name))).replace("$", r"\$")
 
 
 def _history(record: StudyRecord, axes: Any) -> bool:
@@ -69,7 +81,9 @@ def _importance(record: StudyRecord, axes: Any) -> bool:
         return False
     shares = figures.importances(record)
     names = sorted(shares, key=shares.__getitem__)
-    axes.barh(names, [shares[name] for name in names], color=figures.BEST)
+    axes.barh(
+        [_plain(name) for name in names], [shares[name] for name in names], color=figures.BEST
+    )
     axes.set(xlabel="share of the score's variance")
     return bool(names)
 
@@ -110,7 +124,9 @@ def _criteria(record: StudyRecord, axes: Any) -> bool:
         return False
     trace = figure.data[0]
     errors = [trace.error_y.arrayminus, trace.error_y.array]
-    axes.bar(trace.x, trace.y, yerr=errors, capsize=2, color=figures.BEST)
+    axes.bar(
+        [_plain(name) for name in trace.x], trace.y, yerr=errors, capsize=2, color=figures.BEST
+    )
     axes.set(ylabel="F1", ylim=(0, 1))
     return True
 
@@ -121,7 +137,9 @@ def _pruning(record: StudyRecord, axes: Any) -> bool:
         return False
     bottom = [0.0] * len(figure.data[0].x)
     for trace in figure.data:
-        axes.bar(trace.x, trace.y, bottom=bottom, color=trace.marker.color, label=trace.name)
+        axes.bar(
+            trace.x, trace.y, bottom=bottom, color=trace.marker.color, label=_plain(trace.name)
+        )
         bottom = [low + high for low, high in zip(bottom, trace.y, strict=True)]
     axes.set(ylabel="trials stopped")
     axes.legend()
@@ -160,13 +178,13 @@ def _slices(record: StudyRecord, axes: Any) -> bool:
         values = [trial.params[name] for trial in having]
         distribution: Any = having[0].distributions[name]
         if not all(type(value) in (int, float) for value in values):
-            values = [str(value) for value in values]
+            values = [_plain(str(value)) for value in values]
         elif getattr(distribution, "log", False):
             small.set_xscale("log")
             small.xaxis.set_minor_formatter(NullFormatter())  # labels would lie on each other
         scores = [trial.value for trial in having]
         small.scatter(values, scores, 8, c=range(len(having)), cmap="Greens", vmin=-3)
-        small.set_xlabel(name, fontsize=7)
+        small.set_xlabel(_plain(name), fontsize=7)
         small.tick_params(labelsize=6)
         if place % columns == 1 or columns == 1:
             small.set_ylabel(record.metric, fontsize=7)
@@ -179,8 +197,8 @@ def _timeline(record: StudyRecord, axes: Any) -> bool:
         return False
     for trace in figure.data:
         axes.barh(
-            trace.y, trace.x, left=trace.base, color=trace.marker.color, edgecolor="white",
-            linewidth=0.5, label=trace.name,
+            [_plain(name) for name in trace.y], trace.x, left=trace.base,
+            color=trace.marker.color, edgecolor="white", linewidth=0.5, label=_plain(trace.name),
         )  # fmt: skip
     axes.set(xlabel=figure.layout.xaxis.title.text, xlim=(0, None))
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(figure.data))
@@ -192,6 +210,6 @@ def _cost(record: StudyRecord, axes: Any) -> bool:
     if figure is None:
         return False
     trace = figure.data[0]
-    axes.bar(trace.x, trace.y, color=trace.marker.color)
+    axes.bar([_plain(name) for name in trace.x], trace.y, color=trace.marker.color)
     axes.set(ylabel=figure.layout.yaxis.title.text)
     return True

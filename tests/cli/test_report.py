@@ -14,7 +14,7 @@ from typing import Any
 import optuna
 import pytest
 
-from criteria_cli.hpo import fold_figures, work_figures
+from criteria_cli.hpo import fold_figures, paper, work_figures
 from criteria_cli.hpo.paper import pictures
 from criteria_cli.hpo.plots import PLOTS
 from criteria_cli.hpo.report_facts import (
@@ -251,6 +251,39 @@ def test_every_plot_is_drawn_from_a_full_record() -> None:
         "history", "importance", "curves", "spread", "criteria", "calibration", "slices",
         "pruning", "timeline", "cost",
     }  # fmt: skip
+
+
+def test_names_of_another_hand_are_drawn_as_they_are(recwarn: pytest.WarningsRecorder) -> None:
+    evil = "$\\frac$\x07<\u200b"
+    full = record()
+    trials = [
+        optuna.trial.create_trial(
+            state=trial.state,
+            value=trial.value,
+            params={evil: trial.params["learning_rate"], "which": evil},
+            distributions={
+                evil: trial.distributions["learning_rate"],
+                "which": optuna.distributions.CategoricalDistribution([evil, "other"]),
+            },
+        )
+        for trial in full.study.trials
+    ]
+    study = optuna.create_study(direction="maximize")
+    study.add_trials(trials)
+    fold = replace(full.folds[-1], per_criterion={evil: {"f1": 0.5}}, costs={f"{evil}_s": 1.0})
+    bad = replace(
+        full,
+        study=study,
+        folds=(*full.folds[:-1], fold),
+        attempts=(AttemptFact(0, evil, 0.0, 9.0, evil),),
+        cuts=(CutFact(7, 1, None, evil),),
+    )
+    assert [key for key, _ in pictures(bad)] == [key for key, _ in pictures(full)]
+    assert list(recwarn) == []
+
+
+def test_a_name_is_neither_a_formula_nor_a_page() -> None:
+    assert paper._plain("a$b$\x07 &lt;i&gt;") == r"a\$b\$ <i>"
 
 
 def test_no_plot_needs_more_than_the_study_has() -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import sqlalchemy as sa
+
 from criteria_cli import __version__
 from criteria_cli.errors import UsageError
+from criteria_cli.hpo.trouble import trusting
 from criteria_cli.study.spec import StudySpec
 
 PACKAGES = ("optuna", "torch", "transformers", "numpy")
@@ -88,19 +92,30 @@ def version_differences(
     )
 
 
-def refuse_difference(
+def refuse_difference(stored: sa.Row[Any], here: Identity) -> None:
+    """Raise unless this worker would run the stored study.
+
+    Args:
+        stored: the study's row of our table `studies`.
+
+    Raises:
+        UsageError: naming each key that differs, with both values.
+        StoreError: the row is not as this criteria writes it.
+    """
+    name = here.spec.name
+    with trusting(name):
+        _refuse_difference(
+            name, json.loads(stored.identity), stored.data_sha256, json.loads(stored.versions), here
+        )
+
+
+def _refuse_difference(
     name: str,
-    *,
     settings: Mapping[str, Any],
     data_sha256: str,
     versions: Mapping[str, str],
     here: Identity,
 ) -> None:
-    """Raise unless this worker would run the stored study.
-
-    Raises:
-        UsageError: naming each key that differs, with both values.
-    """
     differing = setting_differences(settings, here.settings)
     if differing:
         put_back = " ".join(f"--set {item.key}={_toml(item.stored)}" for item in differing[:3])

@@ -33,7 +33,7 @@ from criteria_cli.hpo.optuna_tables import trial_counts
 from criteria_cli.hpo.runs_folder import RunsFolder
 from criteria_cli.hpo.schema import check_versions, read_versions, upgrade
 from criteria_cli.hpo.tables import studies
-from criteria_cli.hpo.trouble import is_crowded, store_error, trusting
+from criteria_cli.hpo.trouble import is_crowded, store_error
 from criteria_cli.hpo.url import StoreUrl
 
 LOCK_S = 300
@@ -136,14 +136,7 @@ def _join(connection: sa.Connection, identity: Identity, budget: Budget) -> str 
     row = connection.execute(sa.select(studies).where(studies.c.name == name)).one_or_none()
     if row is None:
         return None
-    with trusting(name):
-        refuse_difference(
-            name,
-            settings=json.loads(row.identity),
-            data_sha256=row.data_sha256,
-            versions=json.loads(row.versions),
-            here=identity,
-        )
+    refuse_difference(row, identity)
     changes: dict[str, object] = {}
     if budget.trials is not None and budget.trials != row.target:
         changes["target"] = budget.trials

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from criteria_cli.hpo.identity import Identity, refuse_difference, versions_here
 from criteria_cli.hpo.runs_folder import LEAST_FREE_BYTES
 from criteria_cli.hpo.schema import check_versions, read_versions
 from criteria_cli.hpo.tables import studies
-from criteria_cli.hpo.trouble import store_error, trusting
+from criteria_cli.hpo.trouble import store_error
 from criteria_cli.hpo.url import StoreUrl, read_url
 from criteria_cli.study.spec import StudySpec
 
@@ -59,14 +58,7 @@ def _look(url: StoreUrl, identity: Identity) -> str:
         raise store_error(error, url) from None
     finally:
         engine.dispose()
-    with trusting(name):
-        refuse_difference(
-            name,
-            settings=json.loads(row.identity),
-            data_sha256=row.data_sha256,
-            versions=json.loads(row.versions),
-            here=identity,
-        )
+    refuse_difference(row, identity)
     return f"study `{name}` is there, {finished} of {row.target} trials done: a search would join"
 
 

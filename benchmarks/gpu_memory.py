@@ -1,11 +1,11 @@
 """What only a card can show about memory; `gpu.sh` runs all of it.
 
-    python benchmarks/gpu_memory.py PART [--device cuda:N] [--json FILE]
+    python benchmarks/gpu_memory.py [--device cuda:N] [--quick] [--json FILE] PART...
 
-PART is one of
+PART is any of
 - `prediction`: the memory model's peaks against measured ones, over rows and lengths;
 - `cards`: the maximum found on the card, held to the size of smaller ones by CRITERIA_VRAM_LIMIT,
-  against exhaustive search; seconds and sizes tried, beside Lightning's finder;
+  against every size near it (`searched`), seconds and steps, beside Lightning's finder;
 - `variable`: optimiser steps on batches of many lengths, packed to the limit: errors, retries;
 - `exactness`: the gradient of a batch in micro-batches against the whole batch's, under autocast,
   beside the noise of running the same twice.
@@ -27,7 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,8 @@ class Bench:
     sizes_gib: tuple[int, ...]
     steps: int = 300
     batch: int = 64
+    below: int = 12
+    """How many sizes below the found one are searched too."""
 
     @property
     def simulated(self) -> bool:
@@ -98,14 +100,15 @@ class Bench:
         return ProbeSettings(name, self.model, TrainingSpec(precision=precision))
 
 
-def bench_on(device: str, folder: Path) -> Bench:
+def bench_on(device: str, folder: Path, *, quick: bool = False) -> Bench:
     """DeBERTa-v3-base's size on a card; the built-in model on a simulated one."""
     if device.startswith("simulated:"):
         model = ModelSpec(name="builtin:tiny-deberta-v2", max_length=96)
         return Bench(device, model, ("fp32",), (8, 16), steps=6, batch=16)
     DebertaV2Config(**BASE).save_pretrained(folder)
     model = ModelSpec(name=str(folder), max_length=512)
-    return Bench(device, model, ("bf16", "fp32"), (8, 12, 16, 24, 48))
+    bench = Bench(device, model, ("bf16", "fp32"), (8, 12, 16, 24, 48))
+    return replace(bench, sizes_gib=(12,), steps=20, below=2) if quick else bench
 
 
 def prediction(bench: Bench) -> list[dict[str, Any]]:
@@ -120,9 +123,9 @@ def prediction(bench: Bench) -> list[dict[str, Any]]:
         with device.use():
             subject = Subject(bench.model, precision, lambda at=device: at, probed.cap_bytes)
             meter = finders.step_meter(subject, device)
-            for length in (longest // 8, longest // 4, longest // 2, 3 * longest // 4, longest):
-                most = min(256, probed.limits.max_rows(length))
-                for count in sorted({1, max(1, most // 4), max(1, most // 2), most}):
+            for length in (longest // 8, longest // 4, longest // 2, longest):
+                most = min(128, probed.limits.max_rows(length))
+                for count in sorted({1, max(1, most // 4), most}):
                     seen = meter.train(count, length)
                     predicted = probed.memory.train.at(count, length)
                     rows.append(
@@ -161,7 +164,8 @@ def cards(bench: Bench) -> list[dict[str, Any]]:
                 "allocator": probed.memory.allocator,
                 "cap_bytes": probed.cap_bytes,
                 "found": probed.train_rows,
-                "exhaustive": exhaustive(subject, probed.train_rows),
+                "exhaustive": exhaustive(subject, probed.train_rows, bench.below),
+                "searched": [max(1, probed.train_rows - bench.below), probed.train_rows + 3],
                 "steps": probed.steps,
                 "further_steps": probed.further_steps,
                 "ooms": probed.ooms,
@@ -169,20 +173,21 @@ def cards(bench: Bench) -> list[dict[str, Any]]:
                 "finders": {},
             }
             if importlib.util.find_spec("lightning"):
-                for mode in ("power", "binsearch"):
-                    answer = finders.lightning(subject, mode)
-                    card["finders"][f"lightning_{mode}"] = answer.to_json()
+                card["finders"]["lightning_binsearch"] = finders.lightning(
+                    subject, "binsearch"
+                ).to_json()
             found.append(card)
     return found
 
 
-def exhaustive(subject: Subject, guess: int) -> int:
-    """Every size up to three above the first that does not fit and the guess."""
+def exhaustive(subject: Subject, guess: int, below: int) -> int:
+    """The largest that fits of every size from so many below the guess to three above it, and on
+    until three in a row do not fit."""
     device = subject.open()
     fits, failed = 0, 0
     with device.use():
         meter = finders.step_meter(subject, device)
-        rows = 0
+        rows = max(0, guess - below - 1)
         while failed < 3 or rows < guess + 3:
             rows += 1
             if meter.train(rows, subject.model.max_length).fits:
@@ -381,20 +386,23 @@ def card_or_exit(device: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("parts", choices=PARTS, nargs="+", metavar="PART")
     parser.add_argument("--device", default="cuda:0")
+    parser.add_argument("--quick", action="store_true", help="one size and few steps")
     parser.add_argument("--json", type=Path, help="the file that keeps the parts")
     options = parser.parse_args()
     card = card_or_exit(options.device)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = folder
-        started = time.perf_counter()
-        rows = PARTS[options.part](bench_on(options.device, Path(folder) / "model"))
-    print(f"{options.part} on {card}, {time.perf_counter() - started:.0f} s")
-    for row in rows:
-        print(json.dumps({key: _short(value) for key, value in row.items()}))
-    if options.json:
-        keep(options.json, options.part, card, rows)
+        bench = bench_on(options.device, Path(folder) / "model", quick=options.quick)
+        for part in options.parts:
+            started = time.perf_counter()
+            rows = PARTS[part](bench)
+            print(f"{part} on {card}, {time.perf_counter() - started:.0f} s")
+            for row in rows:
+                print(json.dumps({key: _short(value) for key, value in row.items()}), flush=True)
+            if options.json:
+                keep(options.json, part, card, rows)
 
 
 def _short(value: Any) -> Any:

@@ -8,7 +8,8 @@ thread. Bare Optuna is `study.optimize` with its heartbeat and `RetryHeartbeatSt
 reporting as often. A place does harm if what is stored in the end differs from an undisturbed run:
 a trial that is failed or left running, a report or a value that is missing, a budget that is not
 met, or a worker that ended with an exception. After an end of the process the same command is run
-again. `--quick` tries every eighth place, and ends the process at every forty-eighth.
+again; bare Optuna is ended at every fourth place. `--quick` tries every eighth place, and ends the
+process at every forty-eighth.
 """
 
 from __future__ import annotations
@@ -38,6 +39,13 @@ from criteria_cli.hpo.prepare import make_tables
 from criteria_cli.hpo.url import read_url
 
 CRASH = 9
+FULL = {
+    ("ours", "failed"): 1, ("ours", "ended"): 1, ("bare", "failed"): 1, ("bare", "ended"): 4,
+}  # fmt: skip
+"""Every how manieth place is tried. Bare Optuna waits for its grace period after each end."""
+QUICK = {
+    ("ours", "failed"): 8, ("ours", "ended"): 48, ("bare", "failed"): 8, ("bare", "ended"): 48,
+}  # fmt: skip
 
 
 class Stores:
@@ -202,11 +210,7 @@ def main() -> None:
     for kind in given.database or ["sqlite", "postgresql"]:
         for side in ("ours", "bare"):
             for name, loop in (("failed", harm_of_failures), ("ended", harm_of_ends)):
-                step = (
-                    (8 if name == "failed" else 48)
-                    if given.quick
-                    else (1 if name == "failed" else 4)
-                )
+                step = (QUICK if given.quick else FULL)[side, name]
                 with tempfile.TemporaryDirectory(prefix="criteria-nth-") as folder:
                     stores = Stores(kind, Path(folder))
                     try:

@@ -31,6 +31,8 @@ class Inputs:
     """(rows, width) bool, True at tokens; None where no row is padded."""
     types: Tensor | None
     """(rows, width) int64 token types, or None."""
+    lengths: tuple[int, ...] | None = None
+    """(rows,) tokens of each row, where the host knows them."""
 
     @classmethod
     def of(cls, batch: TokenBatch, device: torch.device) -> Inputs:
@@ -43,7 +45,8 @@ class Inputs:
         mask = None
         if batch.padded:
             mask = torch.arange(width, device=device) < move(batch.lengths).unsqueeze(1)
-        return cls(move(batch.ids), mask, None if batch.types is None else move(batch.types))
+        types = None if batch.types is None else move(batch.types)
+        return cls(move(batch.ids), mask, types, tuple(batch.lengths.tolist()))
 
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:
@@ -138,7 +141,7 @@ class DebertaForward:
             last = number == len(encoder.layer)
             attend = _first_attention if last else _attention
             found = attend(layer.attention.self, hidden, positions, distances, bias)
-            hidden = _feed(layer, found, hidden[:, :1] if last else hidden)
+            hidden = feed(layer, found, hidden[:, :1] if last else hidden)
             if number == 1 and encoder.conv is not None:
                 hidden = encoder.conv(embedded, hidden, _ones_or(inputs))
         pooled = module.dropout(module.pooler(hidden))
@@ -229,8 +232,8 @@ def _projected(part: Any, positions: Tensor, scale: float) -> tuple[Tensor, Tens
     return as_key.view(shape), (as_query * scale).view(shape)
 
 
-def _feed(layer: Any, found: Tensor, hidden: Tensor) -> Tensor:
-    """The rest of a layer: two residual blocks."""
+def feed(layer: Any, found: Tensor, hidden: Tensor) -> Tensor:
+    """What follows attention in a layer: two residual blocks."""
     hidden = _residual(layer.attention.output, found, hidden)
     return _residual(layer.output, layer.intermediate(hidden), hidden)
 

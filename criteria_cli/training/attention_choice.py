@@ -24,7 +24,8 @@ from criteria_cli.study.durable import private_folder, read_json, write_json
 from criteria_cli.study.spec import ModelSpec
 from criteria_cli.training import kept
 from criteria_cli.training.attention import DebertaForward, Forward, Inputs, ReferenceForward
-from criteria_cli.training.compiled import CompiledForward
+from criteria_cli.training.compiled import CompiledForward, CompiledRest
+from criteria_cli.training.fused import FusedForward, kernels_version
 from criteria_cli.training.replay import drop_gradients, is_out_of_memory
 from criteria_cli.training.resident import ResidentModel
 
@@ -49,6 +50,8 @@ class Choice:
     """Of a step, by candidate."""
     refused: Mapping[str, str] = field(default_factory=dict)
     """Why not, by candidate."""
+    kernels: str = field(default_factory=kernels_version)
+    """The installed version of the fused kernels, or nothing: another one is to be tried anew."""
 
 
 def candidates(model: ResidentModel, spec: ModelSpec) -> Candidates:
@@ -58,10 +61,15 @@ def candidates(model: ResidentModel, spec: ModelSpec) -> Candidates:
         return {"reference": lambda: ReferenceForward(module)}
     found: dict[str, Callable[[], Forward]] = {"rewrite": lambda: DebertaForward(module)}
     on_a_card = model.device.kind == "cuda"  # on a processor compiled code was slower
-    if (spec.compile is True or (spec.compile == "auto" and on_a_card)) and CompiledForward.serves(
-        module
-    ):
+    fused = on_a_card and FusedForward.serves(module)
+    if fused:
+        found["fused"] = lambda: FusedForward(module)
+    if spec.compile is False or not (on_a_card or spec.compile is True):
+        return found
+    if CompiledForward.serves(module):
         found["compiled"] = lambda: CompiledForward(module)
+    if fused:
+        found["fused_compiled"] = lambda: FusedForward(module, rest=CompiledRest())
     return found
 
 
@@ -82,43 +90,36 @@ def settle_attention(
         learn: hears of a new result, for the store.
     """
     offered = candidates(model, spec)
-    if spec.compile is True and "compiled" not in offered:
-        _log.warning("`model.compile` has no effect: only DeBERTa without adapters is compiled")
+    plain = next(iter(offered))
+    if spec.compile is True:
+        offered = {name: make for name, make in offered.items() if name.endswith("compiled")}
+        if not offered:
+            _log.warning("`model.compile` has no effect: only DeBERTa without adapters is compiled")
+            return Choice(plain)
     own_key = None if key is None else f"{key[:64]}.attention"
-    if len(offered) == 1:
-        choice = Choice(next(iter(offered)))
-    elif spec.compile is True:
-        choice = _as_asked(model, offered)
-    else:
-        found = None if own_key is None else _kept(own_key, known, offered)
-        choice = found or _chosen(model, offered, spec.max_length)
-        if own_key is not None and found is None and choice.seconds:
-            learn(own_key, _keep(own_key, choice))
-    if choice.name not in ("rewrite", "reference"):
+    if list(offered) == [plain]:
+        return Choice(plain)
+    found = None if own_key is None else _kept(own_key, known, offered, plain)
+    choice = found or _chosen(model, offered, spec.max_length, plain)
+    if own_key is not None and found is None and choice.seconds:
+        learn(own_key, _keep(own_key, choice))
+    if choice.name != plain:
         model.run_by(offered[choice.name]())
+    elif spec.compile is True:
+        _log.warning("`model.compile` is not followed, the model runs as `%s`", plain)
     return choice
 
 
-def _chosen(model: ResidentModel, offered: Candidates, length: int) -> Choice:
+def _chosen(model: ResidentModel, offered: Candidates, length: int, plain: str) -> Choice:
     """`choose`, or the plain candidate where memory is too small to compare."""
     try:
-        return choose(model, offered, length=length)
+        return choose(model, offered, length=length, plain=plain)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
     drop_gradients(model.parameters.values(), model.device)
-    plain = next(iter(offered))
     _log.warning("memory is too small to compare ways of attention, it runs as `%s`", plain)
     return Choice(plain)
-
-
-def _as_asked(model: ResidentModel, offered: Candidates) -> Choice:
-    """The compiled candidate, whatever it takes, if it is exact."""
-    objection = objections(model, {"compiled": offered["compiled"]}).get("compiled")
-    if objection is None:
-        return Choice("compiled")
-    _log.warning("`model.compile` is not followed: %s", objection)
-    return Choice("rewrite", refused={"compiled": objection})
 
 
 def choose(
@@ -126,16 +127,19 @@ def choose(
     offered: Candidates,
     *,
     length: int,
+    plain: str,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Choice:
-    """The fastest of the candidates that are exact; the first where none other is.
+    """The fastest of the candidates that are exact. One alone is not timed.
 
     Args:
         length: of the timed inputs, in tokens.
+        plain: the name of the choice where none is exact.
         clock: seconds.
     """
-    plain = next(iter(offered))
     refused = objections(model, offered)
+    if len(offered) == 1 and not refused:
+        return Choice(next(iter(offered)))
     seconds = {}
     for name, make in offered.items():
         if name in refused:
@@ -158,50 +162,59 @@ def objections(model: ResidentModel, offered: Candidates) -> dict[str, str]:
     module, device = model.module, model.device
     reference = ReferenceForward(module)
     found: dict[str, str] = {}
-    inputs = _inputs(model, rows=3, length=192, padded=True)
-    same = _inputs(model, rows=1, length=16, padded=False)
+    inputs = _inputs(model, rows=3, length=192, shortest=0.1)
+    same = _inputs(model, rows=1, length=16)
     many = Inputs(same.ids.expand(64, -1).contiguous(), None, same.types)
     module.train()
     with _rates(module, 0.0):
         exact = _result(model, reference, inputs, plain=True)
         bound = _distance(_result(model, reference, inputs), exact)
-    with _rates(module, 0.0, attention=0.5), torch.no_grad():
-        spread = float(_scores(model, reference, many).std(0).mean())
+    with _rates(module, 0.0, attention=0.5):
+        spread = _spread(model, reference, many)
     for name, make in offered.items():
+        started = time.perf_counter()
         try:
             forward = make()
             with _rates(module, 0.0):
                 distance = _distance(_result(model, forward, inputs), exact)
-            with _rates(module, 0.0, attention=0.5), torch.no_grad():
-                own_spread = float(_scores(model, forward, many).std(0).mean())
+            with _rates(module, 0.0, attention=0.5):
+                own_spread = _spread(model, forward, many)
         except Exception as error:  # of any library: then it is no candidate
             found[name] = _reason(error)
         else:
-            if isinstance(forward, CompiledForward) and forward.failed:
+            if getattr(forward, "failed", False):
                 found[name] = "torch.compile failed"
             elif not distance <= 2 * bound + SLACK:
                 found[name] = f"it is not exact, its relative error is {distance:.2g}"
             elif not 0.5 * spread < own_spread < 2 * spread:
                 found[name] = "its attention dropout acts otherwise"
         drop_gradients(model.parameters.values(), device)
+        _log.info("attention `%s` was checked in %.0f s", name, time.perf_counter() - started)
     return found
 
 
-def _inputs(model: ResidentModel, *, rows: int, length: int, padded: bool) -> Inputs:
-    """Random tokens, the first row full and the others shorter if `padded`."""
+def _spread(model: ResidentModel, forward: Forward, same: Inputs) -> float:
+    """How far logits of equal rows lie apart. Gradients stay on: without them a compiler would make
+    graphs that training has no use for."""
+    return float(_scores(model, forward, same).detach().std(0).mean())
+
+
+def _inputs(model: ResidentModel, *, rows: int, length: int, shortest: float = 1.0) -> Inputs:
+    """Random tokens, the first row full and the last one this share of it."""
     config, device = model.module.config, model.device.torch_device
     longest = getattr(config, "max_position_embeddings", length)
     length = min(length, longest if getattr(config, "position_biased_input", True) else length)
     generator = torch.Generator().manual_seed(20250)
     ids = torch.randint(1, config.vocab_size, (rows, length), generator=generator)
-    mask = None
-    if padded:
-        lengths = torch.tensor([max(1, length // (row + 1) - 3 * row) for row in range(rows)])
+    mask, lengths = None, None
+    if shortest < 1:
+        lengths = torch.linspace(length, max(1, shortest * length), rows).long()
         mask = torch.arange(length) < lengths.unsqueeze(1)
     types = torch.zeros_like(ids) if getattr(config, "type_vocab_size", 0) else None
     moved = [None if part is None else part.to(device) for part in (ids, mask, types)]
     assert moved[0] is not None
-    return Inputs(moved[0], moved[1], moved[2])
+    known = None if lengths is None else tuple(lengths.tolist())
+    return Inputs(moved[0], moved[1], moved[2], known)
 
 
 def _scores(
@@ -265,7 +278,8 @@ def _seconds(
 ) -> float:
     """The median time of a forward and a backward pass, after one that is not timed."""
     rows = max(1, min(MOST_ROWS, model.planner.limits.max_rows(length)))
-    inputs = _inputs(model, rows=rows, length=length, padded=True)
+    # a micro-batch is sorted by length before it is cut, so little of it is padding
+    inputs = _inputs(model, rows=rows, length=length, shortest=0.9)
     taken = []
     model.module.train()
     for _ in range(REPEATS + 1):
@@ -284,7 +298,9 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__
 
 
-def _kept(key: str, known: Mapping[str, Any] | None, offered: Candidates) -> Choice | None:
+def _kept(
+    key: str, known: Mapping[str, Any] | None, offered: Candidates, plain: str
+) -> Choice | None:
     """A result that was kept, if all that is offered now took part in it."""
     for value in ((known or {}).get(key), read_json(kept.folder() / f"{key}.json")):
         if value is None:
@@ -293,7 +309,12 @@ def _kept(key: str, known: Mapping[str, Any] | None, offered: Candidates) -> Cho
             choice = Choice(**value)
         except TypeError:
             continue  # written by another version: as good as none
-        if set(offered) <= set(choice.seconds) | set(choice.refused) and choice.name in offered:
+        tried = set(choice.seconds) | set(choice.refused)
+        if (
+            choice.kernels == kernels_version()
+            and set(offered) <= tried
+            and (choice.name in offered or choice.name == plain)
+        ):
             return choice
     return None
 

@@ -1,11 +1,12 @@
-"""DeBERTa as one graph for `torch.compile`, which serves every batch and every trial.
+"""DeBERTa's layer as one graph for `torch.compile`, which serves all layers, batches and trials.
 
-A graph is compiled for what it is told is fixed. So whatever differs between batches and trials is
-an input of it: sizes are dynamic, padding is always a mask, relative positions are a table, and
-dropout rates are numbers beside the data, not attributes of modules, each new value of which would
-compile anew. What remains are graphs of training and of scoring, of one row and of many, for sizes
-of one are always fixed; a code generator may also tell short inputs from long ones. Training with
-another number of frozen layers is a graph of its own.
+A graph is compiled for what it is told is fixed. So whatever differs between layers, batches and
+trials is an input of it: sizes are dynamic, padding is always a mask, relative positions are a
+table, and dropout rates are numbers beside the data, not attributes of modules, each new value of
+which would compile anew. What remains are graphs of training and of scoring, of all tokens and of
+the first alone, of one row and of many, for sizes of one are always fixed. A frozen layer is a
+graph of its own. A whole model in one graph would take as many times longer to compile as it has
+layers.
 
 Attention is composed of operations that a compiler fuses; the rewrite in `disentangled.py` has a
 gradient of its own, which it would have to leave alone.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -22,20 +24,54 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import DebertaV2ForSequenceClassification, PreTrainedModel
-from transformers.activations import ACT2FN
 
-from criteria_cli.training.attention import DebertaForward, Forward, Inputs
+from criteria_cli.training.attention import DebertaForward, Inputs
 from criteria_cli.training.disentangled import distance_rows, joined, score_scale
 from criteria_cli.training.replay import is_out_of_memory
 
 _log = logging.getLogger(__name__)
 
 
-class CompiledForward:
-    """`DebertaForward` through a compiler; without it from the first time that it fails.
+class _Graph:
+    """A function through a compiler; without it from the first time that it fails.
 
     Compilation happens at the first call of each kind, inside a training step: that is where it
     can fail, and where the step must go on.
+    """
+
+    def __init__(self, function: Callable[..., Tensor], backend: str | Callable[..., Any]) -> None:
+        # the compiler looks at `grad` of whatever it is given, and torch then warns of it
+        warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
+        self._function = function
+        self._compiled = torch.compile(function, backend=backend, dynamic=True)
+        self._rates: tuple[tuple[float, ...], tuple[Tensor, ...]] | None = None
+        self.failed = False
+
+    def __call__(self, *given: Any) -> Tensor:
+        if self.failed:
+            return self._function(*given)
+        try:
+            made = self._compiled(*given)
+        except Exception as error:  # of compilers there are many, and so are their errors
+            if is_out_of_memory(error):
+                raise
+            self.failed = True
+            _log.warning("torch.compile failed (%s), the model runs without", _first_line(error))
+            return self._function(*given)
+        assert isinstance(made, Tensor)
+        return made
+
+    def rates(self, rates: tuple[float, ...], device: torch.device) -> tuple[Tensor, ...]:
+        """Dropout rates as numbers beside the data, on its device. Each is a tensor of its own: the
+        length of a table of rates would be taken for a number of rows that is the same."""
+        if self._rates is None or self._rates[0] != rates:
+            with torch.inference_mode(False):
+                self._rates = (rates, tuple(torch.tensor(rate, device=device) for rate in rates))
+        return self._rates[1]
+
+
+class CompiledForward:
+    """`DebertaForward` with its layers through a compiler; see `_layer`.
 
     Args:
         backend: of `torch.compile`: its name, or a function.
@@ -44,12 +80,14 @@ class CompiledForward:
     def __init__(self, module: PreTrainedModel, backend: str | Callable[..., Any] = "inductor"):
         assert isinstance(module, DebertaV2ForSequenceClassification)
         self._module = module
-        self._plain: Forward = DebertaForward(module)
-        self._graph = torch.compile(_logits, backend=backend, dynamic=True)
+        self._encoder: Any = module.deberta.encoder
+        self._graph = _Graph(_layer, backend)
         self._tables: dict[int, Tensor] = {}
-        self._rates: tuple[tuple[float, ...], Tensor] | None = None
-        self.failed = False
+
+    @property
+    def failed(self) -> bool:
         """Whether a compilation failed, and the model runs without."""
+        return self._graph.failed
 
     @staticmethod
     def serves(module: nn.Module) -> bool:
@@ -65,25 +103,30 @@ class CompiledForward:
         )
 
     def __call__(self, inputs: Inputs) -> Tensor:
-        if self.failed:
-            return self._plain(inputs)
-        try:
-            return self._compiled(inputs)
-        except Exception as error:  # of compilers there are many, and so are their errors
-            if is_out_of_memory(error):
-                raise
-            self.failed = True
-            _log.warning("torch.compile failed (%s), the model runs without", _first_line(error))
-        return self._plain(inputs)
-
-    def _compiled(self, inputs: Inputs) -> Tensor:
+        module, encoder = self._module, self._encoder
         mask = inputs.mask
         if mask is None:
             mask = torch.ones_like(inputs.ids, dtype=torch.bool)
         table = self._table(inputs.ids.shape[1], inputs.ids.device)
-        rates = self._rates_on(inputs.ids.device)
-        module = self._module
-        logits = self._graph(module, inputs.ids, mask, inputs.types, table, rates, module.training)
+        hidden = module.deberta.embeddings(
+            input_ids=inputs.ids, token_type_ids=inputs.types, mask=inputs.mask
+        )
+        embedded = hidden
+        positions = encoder.get_rel_embedding()
+        first = encoder.layer[0]
+        own = first.attention.self
+        rates = self._graph.rates(
+            (own.pos_dropout.p, own.dropout.p, first.output.dropout.p), hidden.device
+        )
+        for number, layer in enumerate(encoder.layer, 1):
+            last = number == len(encoder.layer)  # of it the head reads the first token alone
+            hidden = self._graph(
+                layer, hidden, hidden[:, :1] if last else hidden, positions,
+                table[:1] if last else table, mask, rates, module.training,
+            )  # fmt: skip
+            if number == 1 and encoder.conv is not None:
+                hidden = encoder.conv(embedded, hidden, mask.long())
+        logits = module.classifier(module.dropout(module.pooler(hidden)))
         assert isinstance(logits, Tensor)
         return logits
 
@@ -93,88 +136,71 @@ class CompiledForward:
             with torch.inference_mode(False):
                 place = torch.arange(length, device=device)
                 distance = place.unsqueeze(1) - place
-                self._tables[length] = distance_rows(self._module.deberta.encoder, distance)
+                self._tables[length] = distance_rows(self._encoder, distance)
         return self._tables[length]
 
-    def _rates_on(self, device: torch.device) -> Tensor:
-        """(5,) dropout rates as they are set now; see `_logits`."""
-        module = self._module
-        layer: Any = module.deberta.encoder.layer[0]
-        rates = (
-            module.deberta.embeddings.dropout.p,
-            layer.attention.self.dropout.p,
-            layer.attention.self.pos_dropout.p,
-            module.pooler.dropout.p,
-            module.dropout.p,
-        )
-        if self._rates is None or self._rates[0] != rates:
-            with torch.inference_mode(False):
-                self._rates = (rates, torch.tensor(rates, device=device))
-        return self._rates[1]
+
+class CompiledRest:
+    """What follows attention in a layer (`attention.feed`), through a compiler.
+
+    Args:
+        backend: of `torch.compile`: its name, or a function.
+    """
+
+    def __init__(self, backend: str | Callable[..., Any] = "inductor") -> None:
+        self._graph = _Graph(_rest, backend)
+
+    @property
+    def failed(self) -> bool:
+        """Whether a compilation failed, and the model runs without."""
+        return self._graph.failed
+
+    def __call__(self, layer: Any, found: Tensor, hidden: Tensor) -> Tensor:
+        (rate,) = self._graph.rates((layer.output.dropout.p,), hidden.device)
+        # as one row of tokens, so that first tokens alone need no graph of their own
+        made = self._graph(layer, found.flatten(0, -2), hidden.flatten(0, -2), rate, layer.training)
+        return made.view_as(hidden)
+
+
+def _layer(
+    layer: Any,
+    hidden: Tensor,
+    asking: Tensor,
+    positions: Tensor,
+    table: Tensor,
+    mask: Tensor,
+    rates: tuple[Tensor, ...],
+    training: bool,
+) -> Tensor:
+    """(rows, asking, hidden) what a layer makes of the tokens that ask.
+
+    Args:
+        hidden: (rows, width, hidden) all tokens.
+        asking: (rows, asking, hidden) those whose result is wanted: all, or the first.
+        positions: (distances, hidden) the relative embeddings.
+        table: (asking, width) rows of `positions`.
+        mask: (rows, width) True at tokens.
+        rates: of positions, attention's probabilities and hidden states.
+    """
+    position_rate, attention_rate, hidden_rate = rates
+    part = layer.attention.self
+    own = _dropped(positions, position_rate, training)
+    scores, value = _scores(part, hidden, asking, own, table)
+    scores = scores.masked_fill(~mask[:, None, None], -math.inf)
+    weights = _dropped(functional.softmax(scores, -1), attention_rate, training)
+    found = torch.matmul(weights.to(value.dtype), value).transpose(1, 2).flatten(2)
+    return _rest(layer, found, asking, hidden_rate, training)
+
+
+def _rest(layer: Any, found: Tensor, hidden: Tensor, rate: Tensor, training: bool) -> Tensor:
+    """What follows attention in a layer."""
+    hidden = _residual(layer.attention.output, found, hidden, rate, training)
+    return _residual(layer.output, layer.intermediate(hidden), hidden, rate, training)
 
 
 def _first_line(error: Exception) -> str:
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__
-
-
-def _logits(
-    module: Any,
-    ids: Tensor,
-    mask: Tensor,
-    types: Tensor | None,
-    table: Tensor,
-    rates: Tensor,
-    training: bool,
-) -> Tensor:
-    """Logits (rows, outputs).
-
-    Args:
-        ids, mask, types: (rows, width), as in `Inputs`, with a mask in any case.
-        table: (width, width) rows of the relative embeddings.
-        rates: (5,) of hidden states, attention, positions, pooler and head.
-    """
-    hidden_rate, attention_rate, position_rate, pooler_rate, head_rate = rates.unbind()
-    encoder = module.deberta.encoder
-    hidden = _embedded(module.deberta.embeddings, ids, mask, types)
-    hidden = embedded = _dropped(hidden, hidden_rate, training)
-    positions = encoder.rel_embeddings.weight
-    if "layer_norm" in encoder.norm_rel_ebd:
-        positions = encoder.LayerNorm(positions)
-    last = len(encoder.layer) - 1
-    for number, layer in enumerate(encoder.layer):
-        asking = hidden[:, :1] if number == last else hidden  # the head reads the first token
-        rows = table[:1] if number == last else table
-        part = layer.attention.self
-        own = _dropped(positions, position_rate, training)
-        scores, value = _scores(part, hidden, asking, own, rows)
-        scores = scores.masked_fill(~mask[:, None, None], -math.inf)
-        weights = _dropped(functional.softmax(scores, -1), attention_rate, training)
-        found = torch.matmul(weights.to(value.dtype), value).transpose(1, 2).flatten(2)
-        asking = _residual(layer.attention.output, found, asking, hidden_rate, training)
-        inner = layer.intermediate(asking)
-        hidden = _residual(layer.output, inner, asking, hidden_rate, training)
-        if number == 0 and encoder.conv is not None:
-            hidden = _convolved(encoder.conv, embedded, hidden, mask, hidden_rate, training)
-    pooler = module.pooler
-    pooled = pooler.dense(_dropped(hidden[:, 0], pooler_rate, training))
-    pooled = ACT2FN[pooler.config.pooler_hidden_act](pooled)
-    logits: Tensor = module.classifier(_dropped(pooled, head_rate, training))
-    return logits
-
-
-def _embedded(part: Any, ids: Tensor, mask: Tensor, types: Tensor | None) -> Tensor:
-    embeddings = part.word_embeddings(ids)
-    if part.position_biased_input:
-        embeddings = embeddings + part.position_embeddings(part.position_ids[:, : ids.shape[1]])
-    if part.token_type_embeddings is not None:
-        embeddings = embeddings + part.token_type_embeddings(
-            torch.zeros_like(ids) if types is None else types
-        )
-    if part.embed_proj is not None:
-        embeddings = part.embed_proj(embeddings)
-    normalised: Tensor = part.LayerNorm(embeddings)
-    return normalised * mask.unsqueeze(2).to(normalised.dtype)
 
 
 def _scores(
@@ -216,17 +242,6 @@ def _scores(
 def _residual(part: Any, values: Tensor, hidden: Tensor, rate: Tensor, training: bool) -> Tensor:
     normalised: Tensor = part.LayerNorm(_dropped(part.dense(values), rate, training) + hidden)
     return normalised
-
-
-def _convolved(
-    part: Any, embedded: Tensor, hidden: Tensor, mask: Tensor, rate: Tensor, training: bool
-) -> Tensor:
-    """DeBERTa-v2's convolution beside the first layer."""
-    found = part.conv(embedded.transpose(1, 2)).transpose(1, 2)
-    found = found.masked_fill(~mask.unsqueeze(2), 0)
-    found = ACT2FN[part.conv_act](_dropped(found, rate, training))
-    normalised: Tensor = part.LayerNorm(hidden + found)
-    return normalised * mask.unsqueeze(2).to(normalised.dtype)
 
 
 def _dropped(values: Tensor, rate: Tensor, training: bool) -> Tensor:

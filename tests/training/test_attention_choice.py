@@ -17,6 +17,7 @@ from criteria_cli.training.attention_choice import candidates, choose, settle_at
 from criteria_cli.training.batches import Planner
 from criteria_cli.training.compiled import CompiledForward
 from criteria_cli.training.devices import CpuDevice
+from criteria_cli.training.fused import FusedForward
 from criteria_cli.training.heads import choose_head
 from criteria_cli.training.memory import whole_batches
 from criteria_cli.training.model import Encoder
@@ -65,7 +66,7 @@ def test_the_fastest_wins(model: ResidentModel) -> None:
         name: lambda seconds=seconds: Slow(plain, seconds, clock)
         for name, seconds in (("rewrite", 2.0), ("fast", 1.0), ("slow", 3.0))
     }
-    choice = choose(model, offered, length=32, clock=clock)
+    choice = choose(model, offered, length=32, plain="rewrite", clock=clock)
     assert choice.name == "fast"
     assert dict(choice.seconds) == {"rewrite": 2.0, "fast": 1.0, "slow": 3.0}
     assert all(parameter.grad is None for parameter in model.parameters.values())
@@ -117,6 +118,7 @@ def test_what_is_not_exact_never_wins(
             "too large": lambda: full,
         },
         length=32,
+        plain="rewrite",
     )
     assert choice.name == "rewrite"
     assert set(choice.refused) == {
@@ -156,6 +158,39 @@ def test_a_card_is_offered_compilation_unless_it_is_forbidden(
     monkeypatch.setattr(model.device, "kind", "cuda")
     assert list(candidates(model, SPEC)) == ["rewrite", "compiled"]
     assert list(candidates(model, SPEC.model_copy(update={"compile": False}))) == ["rewrite"]
+
+
+def test_a_card_is_offered_fused_kernels_where_they_are_installed(
+    model: ResidentModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FusedForward, "serves", lambda _: True)
+    assert "fused" not in candidates(model, SPEC)  # a processor has none
+    monkeypatch.setattr(model.device, "kind", "cuda")
+    assert list(candidates(model, SPEC)) == ["rewrite", "fused", "compiled", "fused_compiled"]
+    assert list(candidates(model, SPEC.model_copy(update={"compile": False}))) == [
+        "rewrite", "fused",
+    ]  # fmt: skip
+
+
+def test_another_version_of_the_kernels_is_tried_anew(
+    model: ResidentModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    plain = DebertaForward(model.module)
+    monkeypatch.setattr(
+        attention_choice, "candidates", lambda *_: {"rewrite": lambda: plain, "x": lambda: plain}
+    )
+    learned: dict[str, Any] = {}
+    settle_attention(model, SPEC, key="k", learn=learned.__setitem__)
+    (kept,) = learned.values()
+    tried = []
+    monkeypatch.setattr(attention_choice, "objections", lambda *_: tried.append(1) or {})
+    settle_attention(model, SPEC, key="k", known=learned)
+    assert not tried
+    monkeypatch.setattr(attention_choice, "kernels_version", lambda: "0.0")
+    settle_attention(model, SPEC, key="k", known=learned)
+    assert tried
+    assert kept["kernels"] != "0.0"
 
 
 def test_a_result_is_kept_and_used_again(
@@ -212,7 +247,8 @@ def test_compile_true_is_not_followed_where_it_fails(
     choice = settle_attention(model, SPEC.model_copy(update={"compile": True}))
     assert choice.name == "rewrite"
     assert isinstance(model.forward, DebertaForward)
-    assert "`model.compile` is not followed: RuntimeError: no kernel image" in caplog.messages
+    assert "attention `compiled` is left out: RuntimeError: no kernel image" in caplog.messages
+    assert "`model.compile` is not followed, the model runs as `rewrite`" in caplog.messages
 
 
 def test_other_architectures_run_their_own_code(

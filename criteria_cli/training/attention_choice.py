@@ -34,6 +34,9 @@ _log = logging.getLogger(__name__)
 Candidates = Mapping[str, Callable[[], Forward]]
 REPEATS = 5
 """Timed steps of each candidate; the median counts."""
+COMPILE_FROM_S = 3600.0
+"""Of training in a study: a shorter one is over before compiling has paid. On an H100, compiling
+and checking the smallest model took 42 s (`benchmarks/results/gpu.json`)."""
 MOST_ROWS = 32
 """Of a timed step, or fewer where fewer fit."""
 SLACK = 1e-4
@@ -54,8 +57,14 @@ class Choice:
     """The installed version of the fused kernels, or nothing: another one is to be tried anew."""
 
 
-def candidates(model: ResidentModel, spec: ModelSpec) -> Candidates:
-    """The ways to run this model on its device that are worth trying, the plain one first."""
+def candidates(
+    model: ResidentModel, spec: ModelSpec, study_seconds: float = math.inf
+) -> Candidates:
+    """The ways to run this model on its device that are worth trying, the plain one first.
+
+    Args:
+        study_seconds: of training in the whole study, at most. A compiler takes minutes.
+    """
     module = model.module
     if not DebertaForward.serves(module):
         return {"reference": lambda: ReferenceForward(module)}
@@ -64,7 +73,8 @@ def candidates(model: ResidentModel, spec: ModelSpec) -> Candidates:
     fused = on_a_card and FusedForward.serves(module)
     if fused:
         found["fused"] = lambda: FusedForward(module)
-    if spec.compile is False or not (on_a_card or spec.compile is True):
+    worth_it = on_a_card and study_seconds >= COMPILE_FROM_S
+    if spec.compile is False or not (worth_it or spec.compile is True):
         return found
     if CompiledForward.serves(module):
         found["compiled"] = lambda: CompiledForward(module)
@@ -77,6 +87,7 @@ def settle_attention(
     model: ResidentModel,
     spec: ModelSpec,
     *,
+    study_seconds: float = math.inf,
     key: str | None = None,
     known: Mapping[str, Any] | None = None,
     learn: Callable[[str, Mapping[str, Any]], None] = lambda *_: None,
@@ -85,11 +96,12 @@ def settle_attention(
 
     Args:
         spec: asks for compilation, forbids it, or leaves it to the measurement.
+        study_seconds: of training in the whole study, at most.
         key: of the memory model, under which the result is kept; None keeps nothing.
         known: results as JSON by key, as the store keeps them.
         learn: hears of a new result, for the store.
     """
-    offered = candidates(model, spec)
+    offered = candidates(model, spec, study_seconds)
     plain = next(iter(offered))
     if spec.compile is True:
         offered = {name: make for name, make in offered.items() if name.endswith("compiled")}
@@ -100,6 +112,8 @@ def settle_attention(
     if list(offered) == [plain]:
         return Choice(plain)
     found = None if own_key is None else _kept(own_key, known, offered, plain)
+    if found is None:
+        _log.info("trying the ways to run attention here, once for this kind of card")
     choice = found or _chosen(model, offered, spec.max_length, plain)
     if own_key is not None and found is None and choice.seconds:
         learn(own_key, _keep(own_key, choice))

@@ -103,6 +103,7 @@ class Shelf:
         settle_attention(
             model,
             spec,
+            study_seconds=self._study_seconds(admission, spec),
             key=admission.key,
             known=self._setup.memory,
             learn=lambda key, choice: self._learn(Learned(key, choice)),
@@ -117,6 +118,14 @@ class Shelf:
         )
         self._check_assembly(loaded, spec, criteria)
         return loaded
+
+    def _study_seconds(self, admission: Admission, spec: ModelSpec) -> float:
+        """Of training in all trials, if none is pruned and every pair were of full length."""
+        study, limits = self._setup.spec, admission.planner.limits
+        rows = limits.max_rows(spec.max_length)
+        a_pair = limits.model.train_seconds.at(rows, spec.max_length) / rows
+        epochs = study.validation.folds * study.training.epochs
+        return study.budget.trials * epochs * len(self._corpus) * a_pair
 
     def _check_assembly(self, loaded: Loaded, spec: ModelSpec, criteria: Sequence[str]) -> None:
         """Hold a short pair and a long one against the tokenizer's own."""

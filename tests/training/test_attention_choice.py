@@ -13,7 +13,12 @@ from torch import Tensor
 from criteria_cli.study.spec import AugmentationSpec, Hyperparameters, ModelSpec, TrainingSpec
 from criteria_cli.training import attention_choice
 from criteria_cli.training.attention import DebertaForward, Forward, Inputs, ReferenceForward
-from criteria_cli.training.attention_choice import candidates, choose, settle_attention
+from criteria_cli.training.attention_choice import (
+    COMPILE_FROM_S,
+    candidates,
+    choose,
+    settle_attention,
+)
 from criteria_cli.training.batches import Planner
 from criteria_cli.training.compiled import CompiledForward
 from criteria_cli.training.devices import CpuDevice
@@ -158,6 +163,16 @@ def test_a_card_is_offered_compilation_unless_it_is_forbidden(
     monkeypatch.setattr(model.device, "kind", "cuda")
     assert list(candidates(model, SPEC)) == ["rewrite", "compiled"]
     assert list(candidates(model, SPEC.model_copy(update={"compile": False}))) == ["rewrite"]
+
+
+def test_a_short_study_is_not_worth_a_compiler(
+    model: ResidentModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model.device, "kind", "cuda")
+    short, asked = COMPILE_FROM_S / 2, SPEC.model_copy(update={"compile": True})
+    assert list(candidates(model, SPEC, short)) == ["rewrite"]
+    assert list(candidates(model, SPEC, 2 * COMPILE_FROM_S)) == ["rewrite", "compiled"]
+    assert list(candidates(model, asked, short)) == ["rewrite", "compiled"]
 
 
 def test_a_card_is_offered_fused_kernels_where_they_are_installed(

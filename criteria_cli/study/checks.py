@@ -10,7 +10,14 @@ from pydantic import ValidationError
 
 from criteria_cli.errors import UsageError
 from criteria_cli.study.explain import did_you_mean, explain, field_of, kind_of, known_keys, shown
-from criteria_cli.study.spec import SEARCHABLE, Parameter, Scalar, StudySpec, setting_key
+from criteria_cli.study.spec import (
+    LOCAL_KEYS,
+    SEARCHABLE,
+    Parameter,
+    Scalar,
+    StudySpec,
+    setting_key,
+)
 
 Where = Callable[[str], str]
 """Names the file or flag that a key came from."""
@@ -55,7 +62,17 @@ def check_search(spec: StudySpec, where: Where) -> None:
 
 
 def _check_key(name: str, key: str, where: Where) -> None:
-    possible = [item for item in known_keys() if item.partition(".")[0] in SEARCHABLE]
+    if key in LOCAL_KEYS:
+        raise UsageError(
+            f"{where(f'search.{name}')}: `search.{name}` cannot be searched: each worker may set "
+            f"`{key}` as it likes, and it changes no result",
+            code="search.local",
+        )
+    possible = [
+        item
+        for item in known_keys()
+        if item.partition(".")[0] in SEARCHABLE and item not in LOCAL_KEYS
+    ]
     if key in possible:
         return
     written = [item.removeprefix("training.") for item in possible]

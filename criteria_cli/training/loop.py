@@ -253,9 +253,12 @@ class _Fit:
             self._take_best()
             return 0.0
         scores = self.validation.score(lambda: self._sign_of_life("eval"))
-        score = self.validation.measure(scores).value(self.metric)
-        if score > position.best_score:
-            position.best_score, position.best_epoch = score, position.epoch
+        metrics = self.validation.measure(scores)
+        score, ranking = metrics.value(self.metric), metrics.value("average_precision")
+        # a short training may call nothing positive for epochs, while it already ranks better
+        if (score, ranking) > (position.best_score, position.best_ranking):
+            position.best_score, position.best_ranking = score, ranking
+            position.best_epoch = position.epoch
             self.best_scores = scores
             self._take_best()
         self.clock.lap("evaluation")

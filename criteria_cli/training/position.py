@@ -34,6 +34,8 @@ class Position:
     step: int = 0
     """Optimiser steps done in it."""
     best_score: float = -1.0
+    best_ranking: float = -1.0
+    """Average precision at the best epoch: of equal scores, the better ranking is the better."""
     best_epoch: int = 0
     history: list[EpochReport] = field(default_factory=list)
     costs: dict[str, float] = field(default_factory=dict)

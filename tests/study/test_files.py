@@ -98,6 +98,11 @@ def load(tmp_path: Path, text: str, *settings: str, **keywords: object) -> Defin
             "`training.batch_size` is searched twice",
         ),
         (
+            "[search]\n'model.compile' = {choices = [true, false]}",
+            "`search.model.compile` cannot be searched",
+        ),
+        ("[search]\neval_batch_size = {choices = [8, 16]}", "cannot be searched"),
+        (
             "[search]\nfocal_gamma = {low = 0.5, high = 4.0}",
             "`search.focal_gamma` does nothing: it acts only with `training.loss` at `focal`",
         ),

@@ -101,3 +101,21 @@ def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
     (line,) = ran.stderr.splitlines()
     assert line.startswith("not measured: ")
     assert not (tmp_path / "gpu.json").exists()
+
+
+def test_every_way_to_run_the_model_is_timed(
+    gpu_memory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    throughput = importlib.import_module("gpu_throughput")
+    assert gpu_memory.GIB == 2**30  # its folder is on the path
+    monkeypatch.setattr(throughput.importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setattr(throughput, "probe", probed_here)
+    bench = throughput.cpu_bench()
+    compiled = replace(bench, model=bench.model.model_copy(update={"compile": False}))
+    rows, choice = throughput.measure(compiled, 1)
+    assert [(row["mean_length"], row["side"]) for row in rows] == [
+        (mean, side) for mean in throughput.MEAN_LENGTHS for side in ("reference", "rewrite")
+    ]
+    assert all(row["seconds"] > 0 and row["mfu"] > 0 for row in rows)
+    assert choice["name"] == "rewrite"
+    assert not choice["refused"]

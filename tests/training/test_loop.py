@@ -17,9 +17,11 @@ from criteria_cli.training import memory, step
 from criteria_cli.training.attention import Inputs, ReferenceForward
 from criteria_cli.training.checkpoint import Checkpoints
 from criteria_cli.training.loop import FitResult, fit
+from criteria_cli.training.metrics import Metrics
 from criteria_cli.training.optimizer import learning_rates, parameter_groups
 from criteria_cli.training.sampling import epoch_pairs
 from criteria_cli.training.trainer import Trainer
+from criteria_cli.training.validation import Validation
 
 from .conftest import toy_spec
 
@@ -216,6 +218,23 @@ def test_early_stopping_keeps_the_best_epoch(desk: Desk) -> None:
     assert [epoch.best for epoch in result.history] == list(np.maximum.accumulate(scores))
     assert result.metrics is not None
     assert result.metrics.value("average_precision") == result.best_score
+
+
+def test_of_epochs_that_call_nothing_positive_the_best_ranking_is_kept(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranked = iter([0.2, 0.4, 0.3])
+    measure = Validation.measure
+
+    def nothing_positive(self: Validation, scores: Any) -> Metrics:
+        metrics = measure(self, scores)
+        pooled = {**metrics.pooled, "f1": 0.0, "average_precision": next(ranked, 0.0)}
+        return replace(metrics, pooled=pooled)
+
+    monkeypatch.setattr(Validation, "measure", nothing_positive)
+    result = desk.fit(pairs=40, epochs=3, metric="f1")
+    assert result.best_score == 0.0
+    assert result.best_epoch == 2
 
 
 def test_epochs_are_the_ones_allowed(desk: Desk) -> None:

@@ -20,8 +20,8 @@ import numpy as np
 
 from criteria_cli.data.evidence import find_evidence
 from criteria_cli.data.folds import Fold, inner_split
-from criteria_cli.errors import Saved
-from criteria_cli.study.durable import private_folder
+from criteria_cli.errors import MachineError, Saved
+from criteria_cli.study.durable import held_alone, private_folder
 from criteria_cli.study.final import TrainedModel, TrainOrder
 from criteria_cli.study.messages import TrainerSetup
 from criteria_cli.study.spec import Hyperparameters
@@ -61,11 +61,11 @@ def train(order: TrainOrder, report: Report) -> TrainedModel:
 
     Raises:
         UsageError: data, model or target cannot be used.
-        MachineError: no such device.
+        MachineError: no such device, or another process trains the same.
         TrialFailed: training failed, with its cause.
         Saved: `report` asked to stop; everything is saved.
     """
-    return _Training(order, report).run()
+    return _Training(order, report).run_alone()
 
 
 class _Training:
@@ -85,6 +85,20 @@ class _Training:
             )
         )
         self.corpus = self.trainer.corpus
+
+    def run_alone(self) -> TrainedModel:
+        """`run`, unless another process is at the same folds: both would write their files."""
+        folder, _ = self._place(self.order.hyperparameters)
+        private_folder(folder)
+        with held_alone(folder / ".lock") as alone:
+            if not alone:
+                raise MachineError(
+                    f"another `criteria train` with these settings is at work in "
+                    f"`{self.order.directory.name}/{folder.name}`",
+                    hint="wait for it, or end it: what it has trained is taken up",
+                    code="machine.busy",
+                )
+            return self.run()
 
     def run(self) -> TrainedModel:
         folds = [self._fold(fold) for fold in self.trainer.folds]

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from criteria_cli.data.folds import inner_split, split
 from criteria_cli.data.formats import load_corpus
-from criteria_cli.errors import Saved, UsageError
+from criteria_cli.errors import MachineError, Saved, UsageError
 from criteria_cli.study.trial import EpochReport, Event, FoldReport, Progress, Verdict
 from criteria_cli.training.calibration import Calibration
 from criteria_cli.training.estimates import estimates, final_calibration
@@ -30,6 +30,24 @@ def test_every_fold_and_the_final_model_are_reported(trained: Trained) -> None:
     assert all(0 <= fold.score <= 1 for fold in folds)
     epochs = [event.fold for event in trained.events if isinstance(event, EpochReport)]
     assert epochs == [1, 2, 3]
+
+
+def test_two_processes_never_train_the_same_folds(tmp_path: Path) -> None:
+    order = toy_order(tmp_path)
+    refused = []
+
+    def again(event: Event) -> Verdict:
+        if not refused:
+            with pytest.raises(MachineError, match="is at work in") as error:
+                train(replace(order, out=tmp_path / "other"), go_on)
+            refused.append(error.value.code)
+        return Verdict.STOP
+
+    with pytest.raises(Saved):
+        train(order, again)
+    assert refused == ["machine.busy"]
+    with pytest.raises(Saved):  # and the lock is gone with the first
+        train(order, lambda _: Verdict.STOP)
 
 
 def test_what_is_reported_is_complete(trained: Trained) -> None:

@@ -163,4 +163,6 @@ def _whole_words(tokenizer: Any, size: int) -> list[bool]:
 
 def _longest(model: Any, tokenizer: Any) -> int:
     """Tokens that the model reads; RoBERTa's first two positions are none."""
-    return int(min(tokenizer.model_max_length, model.config.max_position_embeddings - 2))
+    positions = int(model.config.max_position_embeddings) - 2
+    limit = tokenizer.model_max_length  # as a file says it, which may be anything
+    return min(int(limit), positions) if isinstance(limit, int | float) else positions

@@ -21,7 +21,6 @@ from huggingface_hub import (
 )
 from huggingface_hub.errors import (
     HfHubHTTPError,
-    HFValidationError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
 )
@@ -126,7 +125,7 @@ def _download(name: str, files: list[str] | None = None) -> Path:
             code="model.missing",
             hint="download it where there is a network, or name a local directory",
         ) from error
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+    except (HfHubHTTPError, OSError, ValueError, ImportError) as error:  # of a proxy, say
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UsageError(
             f"model `{name}` cannot be downloaded: {said}", code="model.missing"

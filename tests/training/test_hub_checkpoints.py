@@ -116,6 +116,28 @@ def test_a_hub_that_refuses_connections_is_asked_once(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("proxy", ["foo://user:sesame@x", "socks5://user:sesame@127.0.0.1:9"])
+def test_a_proxy_that_cannot_be_used_is_said_without_its_password(
+    proxy: str, tmp_path: Path
+) -> None:
+    script = (
+        "from criteria_cli.errors import UsageError\n"
+        "from criteria_cli.training.pretrained import open_config\n"
+        "try:\n"
+        f"    open_config({NAME!r})\n"
+        "except UsageError as error:\n"
+        "    print(error.message)\n"
+    )
+    environment = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
+    environment |= {"HTTPS_PROXY": proxy, "NO_PROXY": "", "no_proxy": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.startswith(f"model `{NAME}` cannot be downloaded: "), done.stderr
+    assert "proxy" in done.stdout
+    assert "sesame" not in done.stdout + done.stderr
+
+
 class Evil:
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return os.system, ("touch ran",)

@@ -50,7 +50,7 @@ from criteria_cli.training.probe import Probed, ProbeSettings, probe
 from criteria_cli.training.replay import Attempt, run_batch
 from criteria_cli.training.resident import ResidentModel
 from criteria_cli.training.step import TrainingStep
-from criteria_cli.training.tokens import TokenBatch
+from criteria_cli.training.token_pairs import TokenBatch
 from criteria_cli.training.visible import LIMIT_VARIABLE
 
 GIB = 2**30

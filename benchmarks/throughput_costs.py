@@ -70,7 +70,8 @@ def plan_only(pairs: int, folder: Path) -> dict[str, Any]:
     from criteria_cli.training.assumed import assumed_limits
     from criteria_cli.training.batches import Planner
     from criteria_cli.training.sampling import epoch_pairs
-    from criteria_cli.training.tokens import PairTemplate, PairTokens, cached_tokens
+    from criteria_cli.training.token_pairs import PairTemplate, PairTokens
+    from criteria_cli.training.tokens import cached_tokens
 
     number = -(-pairs // 9)
     rng = np.random.default_rng(3)

@@ -18,7 +18,7 @@ from criteria_cli.training.disentangled import (
     score_scale,
 )
 from criteria_cli.training.masks import dropped
-from criteria_cli.training.tokens import TokenBatch
+from criteria_cli.training.token_pairs import TokenBatch
 
 
 @dataclass(frozen=True)

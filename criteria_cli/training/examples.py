@@ -12,7 +12,8 @@ from torch import Tensor
 
 from criteria_cli.data.corpus import Corpus
 from criteria_cli.training.batches import MicroBatch
-from criteria_cli.training.tokens import Integers, PairTokens, TokenBatch
+from criteria_cli.training.token_pairs import PairTokens, TokenBatch
+from criteria_cli.training.tokens import Integers
 
 
 @dataclass(frozen=True)

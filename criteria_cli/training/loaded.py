@@ -17,13 +17,8 @@ from criteria_cli.training.examples import Examples
 from criteria_cli.training.model import Encoder, load_encoder, structure
 from criteria_cli.training.probe import ProbeSettings
 from criteria_cli.training.resident import ResidentModel
-from criteria_cli.training.tokens import (
-    PairTemplate,
-    PairTokens,
-    TokenTexts,
-    cached_tokens,
-    check_assembly,
-)
+from criteria_cli.training.token_pairs import PairTemplate, PairTokens, check_assembly
+from criteria_cli.training.tokens import TokenTexts, cached_tokens
 from criteria_cli.training.windows import WindowRule
 
 CACHE = "cache"

@@ -24,7 +24,7 @@ from criteria_cli.training.model import Encoder, ScoringModel
 from criteria_cli.training.replay import drop_gradients, is_out_of_memory
 from criteria_cli.training.resident import ResidentModel
 from criteria_cli.training.step import TrainingStep
-from criteria_cli.training.tokens import TokenBatch
+from criteria_cli.training.token_pairs import TokenBatch
 
 OPTIMIZER_STEPS = 2
 """The first one warms up kernels and workspaces; the second is like every later one."""

@@ -20,7 +20,8 @@ from criteria_cli.training.devices import open_device
 from criteria_cli.training.evidence_scores import SentenceWeight, sentence_weights
 from criteria_cli.training.export import read_record
 from criteria_cli.training.model import load_encoder
-from criteria_cli.training.tokens import Integers, PairTemplate, PairTokens, tokenize
+from criteria_cli.training.token_pairs import PairTemplate, PairTokens
+from criteria_cli.training.tokens import Integers, tokenize
 from criteria_cli.training.windows import WindowRule
 
 ROWS = 16

@@ -17,7 +17,7 @@ from criteria_cli.training.batches import Planner
 from criteria_cli.training.devices import Device, Precision
 from criteria_cli.training.model import Encoder, apply_model_settings
 from criteria_cli.training.optimizer import OptimizerMemory, freeze
-from criteria_cli.training.tokens import TokenBatch
+from criteria_cli.training.token_pairs import TokenBatch
 
 
 class WeightCopy:

@@ -13,7 +13,7 @@ from criteria_cli.training.costs import PhaseClock
 from criteria_cli.training.losses import PairLoss
 from criteria_cli.training.optimizer import set_learning_rate, trained_parameters
 from criteria_cli.training.resident import ResidentModel
-from criteria_cli.training.tokens import TokenBatch
+from criteria_cli.training.token_pairs import TokenBatch
 
 
 class TrainingStep:

@@ -20,7 +20,7 @@ from criteria_cli.training.model import Encoder, encoder_from_config
 from criteria_cli.training.replay import Attempt, run_batch
 from criteria_cli.training.resident import ResidentModel
 from criteria_cli.training.step import TrainingStep
-from criteria_cli.training.tokens import TokenBatch
+from criteria_cli.training.token_pairs import TokenBatch
 
 LONGEST = 32
 LENGTHS = np.array([30, 8, 24, 16, 31, 9, 12, 28])

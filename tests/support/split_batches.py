@@ -28,7 +28,7 @@ from criteria_cli.training.memory import Bound, Curve, whole_batches
 from criteria_cli.training.model import Encoder, encoder_from_config
 from criteria_cli.training.resident import ResidentModel
 from criteria_cli.training.step import TrainingStep
-from criteria_cli.training.tokens import TokenBatch
+from criteria_cli.training.token_pairs import TokenBatch
 
 BATCH, LONGEST = 64, 48
 MODEL = ModelSpec(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from criteria_cli.study.spec import AugmentationSpec, Hyperparameters, ModelSpec, TrainingSpec
-from criteria_cli.training import attention_choice
+from criteria_cli.training import attention_checks, attention_choice
 from criteria_cli.training.attention import DebertaForward, Forward, Inputs, ReferenceForward
 from criteria_cli.training.attention_choice import (
     COMPILE_FROM_S,
@@ -144,7 +144,7 @@ def test_a_card_too_small_to_compare_on_keeps_the_plain_one(
     monkeypatch.setattr(
         attention_choice, "candidates", lambda *_: {"rewrite": lambda: plain, "x": lambda: plain}
     )
-    monkeypatch.setattr(attention_choice, "ReferenceForward", lambda _: full)
+    monkeypatch.setattr(attention_checks, "ReferenceForward", lambda _: full)
     learned: dict[str, Any] = {}
     assert settle_attention(model, SPEC, key="k", learn=learned.__setitem__).name == "rewrite"
     assert not learned

@@ -21,7 +21,7 @@ from criteria_cli.training.examples import ExampleSet
 from criteria_cli.training.loop import _Fit
 from criteria_cli.training.model import Encoder
 from criteria_cli.training.resident import ResidentModel
-from criteria_cli.training.tokens import TokenBatch
+from criteria_cli.training.token_pairs import TokenBatch
 from criteria_cli.training.trainer import Trainer
 
 from .architectures import MAIN, write_checkpoint

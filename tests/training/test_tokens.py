@@ -19,14 +19,8 @@ from transformers import (
 from criteria_cli.errors import UsageError
 from criteria_cli.training import tokens
 from criteria_cli.training.tiny import tiny_tokenizer
-from criteria_cli.training.tokens import (
-    PairTemplate,
-    PairTokens,
-    TokenTexts,
-    cached_tokens,
-    check_assembly,
-    tokenize,
-)
+from criteria_cli.training.token_pairs import PairTemplate, PairTokens, check_assembly
+from criteria_cli.training.tokens import TokenTexts, cached_tokens, tokenize
 
 POSTS = [
     "I can't sleep, again. Third night this week!",

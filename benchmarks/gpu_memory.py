@@ -42,10 +42,11 @@ from transformers import DebertaV2Config
 from criteria_cli.study.spec import AugmentationSpec, Hyperparameters, ModelSpec, TrainingSpec
 from criteria_cli.training.batches import MicroBatch, Planner, balanced_split, in_order
 from criteria_cli.training.costs import PhaseClock
-from criteria_cli.training.devices import Device, Precision, open_device
+from criteria_cli.training.devices import Device, Precision
 from criteria_cli.training.losses import build_loss
 from criteria_cli.training.memory import Limits
 from criteria_cli.training.model import encoder_from_config
+from criteria_cli.training.opening import open_device
 from criteria_cli.training.probe import Probed, ProbeSettings, probe
 from criteria_cli.training.replay import Attempt, run_batch
 from criteria_cli.training.resident import ResidentModel

@@ -38,7 +38,7 @@ from criteria_cli.study.spec import ModelSpec, TrainingSpec
 from criteria_cli.training import tiny
 from criteria_cli.training.attention import Forward, ReferenceForward
 from criteria_cli.training.attention_choice import candidates, choose
-from criteria_cli.training.devices import open_device
+from criteria_cli.training.opening import open_device
 from criteria_cli.training.probe import ProbeSettings, probe
 from criteria_cli.training.replay import Attempt, run_batch
 

@@ -35,8 +35,8 @@ from finders import Found, Subject
 
 from criteria_cli.study.spec import ModelSpec, TrainingSpec
 from criteria_cli.training import probe_process
-from criteria_cli.training.devices import open_device
 from criteria_cli.training.memory import cap_bytes, parse_headroom
+from criteria_cli.training.opening import open_device
 from criteria_cli.training.probe import Probed, ProbeSettings
 
 SCALE = 768

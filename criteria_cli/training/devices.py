@@ -8,16 +8,14 @@
 from __future__ import annotations
 
 import platform
-import re
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch
 
-from criteria_cli.errors import MachineError, UsageError
+from criteria_cli.errors import MachineError
 from criteria_cli.training.host import memory_limit, reset_resident_peak, resident_peak
-from criteria_cli.training.visible import torch_has_gpu_support
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Kind = Literal["cuda", "cpu", "simulated"]
@@ -188,34 +186,6 @@ class CpuDevice:
 
     def empty_cache(self) -> None:
         """Nothing: the C library keeps no cache of its own worth returning."""
-
-
-def open_device(name: str) -> Device:
-    """The device `cpu`, `cuda`, `cuda:N`, `auto` or `simulated:...` (see `simulated.parse`).
-
-    `auto` is the first visible card, or the CPU where torch sees none.
-
-    Raises:
-        UsageError: a name of another form.
-        MachineError: no such device.
-    """
-    from criteria_cli.training.cuda import CudaDevice  # which needs this module first
-
-    if name == "auto":
-        usable = torch_has_gpu_support() and torch.cuda.is_available()
-        return CudaDevice(0) if usable else CpuDevice()
-    if name == "cpu":
-        return CpuDevice()
-    if name.startswith("simulated:"):
-        from criteria_cli.training.simulated import parse  # only tests and benchmarks need it
-
-        return parse(name)
-    match = re.fullmatch(r"cuda(?::(\d{1,4}))?", name)
-    if match is None:
-        raise UsageError(
-            f"`--device` must be `auto`, `cpu` or `cuda:N`, not `{name}`", code="device.name"
-        )
-    return CudaDevice(int(match[1] or 0))
 
 
 def precision_for(device: Device, wanted: str) -> Precision:

@@ -16,10 +16,10 @@ from criteria_cli.errors import UsageError
 from criteria_cli.study.prediction import Decision
 from criteria_cli.training.attention import Inputs, choose_forward
 from criteria_cli.training.batches import padded_length
-from criteria_cli.training.devices import open_device
 from criteria_cli.training.evidence_scores import SentenceWeight, sentence_weights
 from criteria_cli.training.export import read_record
 from criteria_cli.training.model import load_encoder
+from criteria_cli.training.opening import open_device
 from criteria_cli.training.token_pairs import PairTemplate, PairTokens
 from criteria_cli.training.tokens import Integers, tokenize
 from criteria_cli.training.windows import WindowRule

@@ -17,13 +17,14 @@ from criteria_cli.errors import CriteriaError, MachineError
 from criteria_cli.study.headroom import parse_headroom
 from criteria_cli.training import kept
 from criteria_cli.training.assumed import assumed_limits
-from criteria_cli.training.devices import CpuDevice, Device, Precision, open_device, precision_for
+from criteria_cli.training.devices import CpuDevice, Device, Precision, precision_for
 from criteria_cli.training.fitting import Fit, fit_memory
 from criteria_cli.training.host import memory_limit
 from criteria_cli.training.keys import memory_key
 from criteria_cli.training.measuring import StepMeter
 from criteria_cli.training.memory import Limits, MemoryModel, cap_bytes
 from criteria_cli.training.model import ScoringModel, encoder_from_config
+from criteria_cli.training.opening import open_device
 from criteria_cli.training.probe import REFUSED, Probed, ProbeSettings
 from criteria_cli.training.replay import is_out_of_memory
 

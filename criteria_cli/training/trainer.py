@@ -25,10 +25,11 @@ from criteria_cli.study.trial import FoldReport, Outcome, Report, TrialRun, Verd
 from criteria_cli.training.augmentation import Rewritten, Variants, rewritten
 from criteria_cli.training.capabilities import refuse_unusable
 from criteria_cli.training.checkpoint import Checkpoints
-from criteria_cli.training.devices import open_device, precision_for
+from criteria_cli.training.devices import precision_for
 from criteria_cli.training.examples import Examples
 from criteria_cli.training.loaded import CACHE, Shelf
 from criteria_cli.training.loop import FitResult, fit
+from criteria_cli.training.opening import open_device
 from criteria_cli.training.replay import is_out_of_memory
 from criteria_cli.training.resident import ResidentModel
 from criteria_cli.training.results import TrialFolder

@@ -15,12 +15,12 @@ from torch import Tensor
 from criteria_cli.study.messages import Learned, TrainerSetup
 from criteria_cli.study.spec import StudySpec
 from criteria_cli.study.trial import Event, FoldReport, Verdict
-from criteria_cli.training.devices import open_device
 from criteria_cli.training.fitting import fit_memory
 from criteria_cli.training.keys import memory_key
 from criteria_cli.training.measuring import StepMeter
 from criteria_cli.training.memory import cap_bytes
 from criteria_cli.training.model import encoder_from_config
+from criteria_cli.training.opening import open_device
 from criteria_cli.training.probe import ProbeSettings
 from criteria_cli.training.simulated import SimulatedCard
 from criteria_cli.training.step import TrainingStep

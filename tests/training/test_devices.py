@@ -8,7 +8,8 @@ import torch
 
 from criteria_cli.errors import MachineError, UsageError
 from criteria_cli.training import cuda, visible
-from criteria_cli.training.devices import CpuDevice, open_device, precision_for
+from criteria_cli.training.devices import CpuDevice, precision_for
+from criteria_cli.training.opening import open_device
 
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 

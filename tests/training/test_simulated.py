@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from criteria_cli.errors import UsageError
-from criteria_cli.training.devices import open_device
+from criteria_cli.training.opening import open_device
 from criteria_cli.training.replay import is_out_of_memory
 from criteria_cli.training.simulated import SimulatedCard
 

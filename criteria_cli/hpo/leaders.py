@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +18,11 @@ LEADERS = 5
 
 
 def leaders_of(connection: sa.Connection, name: str, at: float) -> tuple[BestTrial, ...]:
-    """The best first. `at` is the store's time, from which ages count."""
+    """The best first. `at` is the store's time, from which ages count.
+
+    Raises:
+        ValueError, TypeError: a complete trial's value is no number, which Optuna would not accept.
+    """
     top = connection.execute(
         sa.select(optuna.trials.c.trial_id, optuna.trials.c.number, optuna.trial_values.c.value)
         .select_from(optuna.trials)
@@ -53,7 +58,7 @@ def leaders_of(connection: sa.Connection, name: str, at: float) -> tuple[BestTri
     return tuple(
         BestTrial(
             trial=row.number,
-            value=float(row.value),
+            value=_finite(row.value),
             params=params.get(row.trial_id, {}),
             fold_scores=tuple(scores[row.number]),
             age_s=at - ended[row.number].ended_at if row.number in ended else None,
@@ -61,6 +66,14 @@ def leaders_of(connection: sa.Connection, name: str, at: float) -> tuple[BestTri
         )
         for row in top
     )
+
+
+def _finite(value: Any) -> float:
+    """A stored value. PostgreSQL keeps NaN, and sorts it before all others."""
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(number)
+    return number
 
 
 def _params(connection: sa.Connection, trial_ids: list[int]) -> dict[int, dict[str, Scalar]]:

@@ -168,8 +168,12 @@ def damaged_study(name: str) -> StoreError:
     )
 
 
-_UNREADABLE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-"""What Python makes of text that is not JSON, or of a value of another type than ours."""
+_UNREADABLE = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError,
+    ValueError,
+)  # fmt: skip
+"""What Python makes of text that is not JSON, or of a value of another type than ours, and Optuna
+of a value that is missing."""
 
 
 @contextmanager

@@ -19,7 +19,8 @@ from criteria_cli.hpo.facts import TrialCounts, studies_to_json
 from criteria_cli.hpo.health import Pace, Worked, pace_of, troubles_of
 from criteria_cli.hpo.prepare import prepare
 from criteria_cli.hpo.rehearsal import rehearse
-from criteria_cli.hpo.selection import study_record
+from criteria_cli.hpo.report_facts import read_record
+from criteria_cli.hpo.selection import select, study_record
 from criteria_cli.hpo.url import read_url
 
 KEYS = {
@@ -244,6 +245,28 @@ def test_rows_that_another_hand_has_changed_are_called_damaged(change: str, stor
         desk.whole_trial(0.5)
         desk.do(lambda c, _: c.execute(sa.text(f"update {change}")))
         for read in (lambda: status.read_study(storage, "s"), lambda: status.read_studies(storage)):
+            with pytest.raises(StoreError, match="of study `s` is damaged"):
+                read()
+
+
+def test_a_complete_trial_whose_value_is_not_a_number_is_called_damaged(storage: str) -> None:
+    """Optuna refuses to be told NaN; SQLite stores it as null, and PostgreSQL ranks it first."""
+    with desks(storage, 1) as (desk,):
+        for score in (0.5, 0.6, 0.4):
+            desk.whole_trial(score)
+        value = "null" if desk.url.is_sqlite else "'NaN'"
+        of_the_second = "(select trial_id from trials where number = 1)"
+        desk.do(
+            lambda c, _: c.execute(
+                sa.text(f"update trial_values set value = {value} where trial_id = {of_the_second}")
+            )
+        )
+        for read in (
+            lambda: status.read_study(storage, "s"),
+            lambda: status.read_studies(storage),
+            lambda: read_record(desk.engine, "s"),  # the report
+            lambda: select(storage, "s", "best"),  # train --from best
+        ):
             with pytest.raises(StoreError, match="of study `s` is damaged"):
                 read()
 

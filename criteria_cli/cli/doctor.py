@@ -33,7 +33,10 @@ PACKAGES = (
     "numpy",
     "safetensors",
 )
-EXTRAS = ("pyarrow", "nltk", "peft", "matplotlib", "tensorboardX", "mlflow-skinny", "wandb")
+EXTRAS = (
+    "pyarrow", "nltk", "peft", "disentangled-flash", "matplotlib", "tensorboardX", "mlflow-skinny",
+    "wandb",
+)  # fmt: skip
 
 
 def command(storage: Storage = None, as_json: Json = False) -> int:

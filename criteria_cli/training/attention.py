@@ -163,6 +163,16 @@ class DebertaForward:
         return self._distances[length]
 
 
+def without_adapters(module: nn.Module) -> bool:
+    """Whether this is a model that `DebertaForward` serves, with projections that are their weights
+    alone: adapters have a forward and a dropout of their own."""
+    if not DebertaForward.serves(module):
+        return False
+    deberta: Any = module.deberta
+    own = deberta.encoder.layer[0].attention.self
+    return all(type(part) is nn.Linear for part in (own.query_proj, own.key_proj, own.value_proj))
+
+
 def _distances(encoder: Any, length: int, device: torch.device) -> _Distances:
     row = distance_rows(encoder, torch.arange(length - 1, -length, -1, device=device))
     low, high = int(row.min()), int(row.max())

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import DebertaV2ForSequenceClassification, PreTrainedModel
 
-from criteria_cli.training.attention import DebertaForward, Inputs
+from criteria_cli.training.attention import Inputs, without_adapters
 from criteria_cli.training.disentangled import distance_rows, joined, score_scale
 from criteria_cli.training.replay import is_out_of_memory
 
@@ -93,14 +93,7 @@ class CompiledForward:
     def serves(module: nn.Module) -> bool:
         """Whether this is a model whose graph serves all trials: adapters have a dropout of their
         own."""
-        if not DebertaForward.serves(module):
-            return False
-        assert isinstance(module, DebertaV2ForSequenceClassification)
-        layer: Any = module.deberta.encoder.layer[0]
-        own = layer.attention.self
-        return all(
-            type(part) is nn.Linear for part in (own.query_proj, own.key_proj, own.value_proj)
-        )
+        return without_adapters(module)
 
     def __call__(self, inputs: Inputs) -> Tensor:
         module, encoder = self._module, self._encoder

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from criteria_cli.training.attention import DebertaForward, Inputs, feed, moved
+from criteria_cli.training.attention import Inputs, feed, moved, without_adapters
 
 PACKAGE = "disentangled-flash"
 _SIZES = (32, 64, 128)
@@ -44,8 +44,8 @@ class FusedForward:
     Args:
         module: as `serves` admits it.
         rest: what follows attention in a layer.
-        kernels: makes one attention module for a configuration and a cache of positions; tests give
-            one that a processor can run.
+        kernels: makes an attention module for a configuration; tests give one that a processor can
+            run.
     """
 
     def __init__(
@@ -118,12 +118,10 @@ def kernels_version() -> str:
 
 def fits_kernels(module: nn.Module) -> bool:
     """Whether this is a DeBERTa that the kernels compute exactly, were they installed."""
-    if not DebertaForward.serves(module):
+    if not without_adapters(module):
         return False
     deberta: Any = module.deberta
-    own = deberta.encoder.layer[0].attention.self
-    plain = all(type(part) is nn.Linear for part in (own.query_proj, own.key_proj, own.value_proj))
-    return plain and own.attention_head_size in _SIZES
+    return deberta.encoder.layer[0].attention.self.attention_head_size in _SIZES
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ or nothing, so every running trial has an owner and the budget is met exactly.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import optuna
 import sqlalchemy as sa
@@ -28,6 +29,7 @@ from criteria_cli.hpo.optuna_tables import trials_of
 from criteria_cli.hpo.rows import bury, lock_study
 from criteria_cli.hpo.search import sampler_for, suggest
 from criteria_cli.hpo.tables import attempts, decisions, epochs, folds, leases, studies, workers
+from criteria_cli.hpo.trouble import trusting
 from criteria_cli.study.spec import Scalar, StudySpec
 from criteria_cli.study.trial import FoldReport
 
@@ -225,7 +227,15 @@ def _stored_folds(connection: sa.Connection, lease: Lease) -> tuple[FoldReport, 
         .where(folds.c.study == lease.study, folds.c.trial == lease.trial)
         .order_by(folds.c.fold)
     ).scalars()
-    return tuple(FoldReport(**json.loads(text)) for text in stored)
+    with trusting(lease.study):
+        return tuple(_fold_from(json.loads(text)) for text in stored)
+
+
+def _fold_from(stored: Mapping[str, Any]) -> FoldReport:
+    fold = FoldReport(**stored)
+    if not (isinstance(fold.fold, int) and math.isfinite(fold.score)):
+        raise ValueError(fold.fold)
+    return fold
 
 
 def _last_holder(connection: sa.Connection, lease: Lease) -> str | None:

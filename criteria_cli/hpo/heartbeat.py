@@ -23,9 +23,12 @@ class Heartbeat(threading.Thread):
     """Renews the leases of this command's workers, on a connection of its own.
 
     It never dies of an error of the store: it tries again, and the lease tells who was too late.
+    Where trying again cannot help, as in a damaged study, it has the workers save and end, and
+    renews their leases until they have.
 
     Args:
         read: reads the study for the display; called between beats.
+        give_up: has the workers save and end.
     """
 
     def __init__(
@@ -34,15 +37,19 @@ class Heartbeat(threading.Thread):
         workers: Sequence[Worker],
         timings: Timings,
         read: Callable[[], StudyStatus],
+        give_up: Callable[[], None],
     ) -> None:
         super().__init__(daemon=True, name="heartbeat")
         self._engine = engine
         self._workers = workers
         self._timings = timings
         self._read = read
+        self._give_up = give_up
         self._ended = threading.Event()
         self.study: StudyStatus | None = None
         """The latest view of the study."""
+        self.error: Exception | None = None
+        """Why it had the workers end."""
 
     def end(self) -> None:
         self._ended.set()
@@ -54,7 +61,8 @@ class Heartbeat(threading.Thread):
             if now >= beat_at:
                 beat_at = now + (self._timings.beat if self._safely(self._beat) else 1.0)
             if now >= view_at:
-                self._safely(self._view)
+                if self.error is None:
+                    self._safely(self._view)
                 took = time.monotonic() - now
                 view_at = time.monotonic() + max(self._timings.view, 20 * took)
             self._ended.wait(max(0.05, min(beat_at, view_at) - time.monotonic()))
@@ -63,9 +71,11 @@ class Heartbeat(threading.Thread):
         try:
             work()
         except Exception as error:
-            if not is_passing(error):
-                raise
-            _log.info("a sign of life did not reach the store: %s", cause_of(error))
+            if is_passing(error):
+                _log.info("a sign of life did not reach the store: %s", cause_of(error))
+            elif self.error is None:
+                self.error = error
+                self._give_up()
             return False
         return True
 

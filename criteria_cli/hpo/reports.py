@@ -19,6 +19,7 @@ from criteria_cli.hpo.optuna_store import OpenStudy
 from criteria_cli.hpo.optuna_tables import trials, trials_of
 from criteria_cli.hpo.scores import Scores
 from criteria_cli.hpo.tables import decisions, epochs, folds
+from criteria_cli.hpo.trouble import trusting
 from criteria_cli.study.pruning_rules import most_epochs
 from criteria_cli.study.spec import StudySpec
 from criteria_cli.study.trial import EpochReport, FoldReport
@@ -143,7 +144,8 @@ def finished_folds(connection: sa.Connection, lease: Lease) -> dict[int, float]:
             folds.c.study == lease.study, folds.c.trial == lease.trial
         )
     )
-    return {int(fold): float(score) for fold, score in rows}
+    with trusting(lease.study):
+        return {int(fold): float(score) for fold, score in rows}
 
 
 def _history(connection: sa.Connection, spec: StudySpec, own: int) -> Scores:
@@ -179,10 +181,11 @@ def read_scores(
     of_epochs = sa.select(epochs.c.trial, epochs.c.fold, epochs.c.epoch, epochs.c.score).where(
         epochs.c.study == spec.name
     )
-    return Scores.from_rows(
-        [tuple(row) for row in connection.execute(states)],
-        [tuple(row) for row in connection.execute(of_folds)],
-        [tuple(row) for row in connection.execute(of_epochs)] if epoch_count else (),
-        fold_count=spec.validation.fold_count,
-        epoch_count=epoch_count,
-    )
+    with trusting(spec.name):
+        return Scores.from_rows(
+            [tuple(row) for row in connection.execute(states)],
+            [tuple(row) for row in connection.execute(of_folds)],
+            [tuple(row) for row in connection.execute(of_epochs)] if epoch_count else (),
+            fold_count=spec.validation.fold_count,
+            epoch_count=epoch_count,
+        )

@@ -21,7 +21,7 @@ import sqlalchemy as sa
 
 from criteria_cli.errors import StoreError
 from criteria_cli.hpo.optuna_store import OpenStudy
-from criteria_cli.hpo.trouble import cause_of, is_passing, store_error
+from criteria_cli.hpo.trouble import as_told, cause_of, is_passing, store_error
 from criteria_cli.hpo.url import StoreUrl
 
 _log = logging.getLogger(__name__)
@@ -130,7 +130,10 @@ class StoreThread:
             except Exception as error:
                 self._opened.rolled_back()
                 if not is_passing(error):
-                    raise
+                    told = as_told(error, self._url)
+                    if told is None:
+                        raise
+                    raise told from error
                 self._failed(error)
             else:
                 self._opened.committed()

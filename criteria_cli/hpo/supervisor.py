@@ -50,7 +50,7 @@ from criteria_cli.hpo.store_thread import StoreThread, Work
 from criteria_cli.hpo.study_log import logging_to
 from criteria_cli.hpo.timings import timings
 from criteria_cli.hpo.trainer_process import Launch
-from criteria_cli.hpo.trouble import store_error
+from criteria_cli.hpo.trouble import as_told, is_damage, store_error, trusting
 from criteria_cli.hpo.url import StoreUrl, read_url
 from criteria_cli.hpo.worker import Worker, WorkerPlan
 from criteria_cli.study.files import Definition
@@ -141,7 +141,9 @@ class _Run:
             patience_s=self._timings.patience,
         )
         self._workers = self._register(devices)
-        self._heartbeat = Heartbeat(self._engine, self._workers, self._timings, self._read_study)
+        self._heartbeat = Heartbeat(
+            self._engine, self._workers, self._timings, self._read_study, self._stop.drain
+        )
         self._pulse = Pulse(self._workers, self._timings.ping)
 
     def until_done(self) -> StudyStatus:
@@ -269,10 +271,11 @@ class _Run:
         )
 
     def _read_study(self) -> StudyStatus:
-        if self._url.is_sqlite:  # ours would lock the file
-            return status.read_study_at(self._url, self._spec.name, self._timings.lease)
-        with self._engine.begin() as connection:
-            return status.status_of(connection, self._spec.name, lease_s=self._timings.lease)
+        with trusting(self._spec.name):
+            if self._url.is_sqlite:  # ours would lock the file
+                return status.read_study_at(self._url, self._spec.name, self._timings.lease)
+            with self._engine.begin() as connection:
+                return status.status_of(connection, self._spec.name, lease_s=self._timings.lease)
 
     # -- the end -----------------------------------------------------------------------------
 
@@ -280,6 +283,11 @@ class _Run:
         if self._stop.hurrying.is_set():
             raise KeyboardInterrupt
         errors = [worker.error for worker in self._workers if worker.error is not None]
+        if self._heartbeat.error is not None:
+            errors.insert(0, as_told(self._heartbeat.error, self._url) or self._heartbeat.error)
+        for error in errors:
+            if is_damage(error):  # which explains whatever else went wrong
+                raise error
         for error in errors:
             if not isinstance(error, CriteriaError):
                 raise error
@@ -300,7 +308,7 @@ class _Run:
     def _last_look(self) -> StudyStatus:
         try:
             return self._read_study()
-        except (sa.exc.SQLAlchemyError, StoreError):
-            if self._heartbeat.study is None:
+        except (sa.exc.SQLAlchemyError, StoreError) as error:
+            if self._heartbeat.study is None or is_damage(error):
                 raise
             return self._heartbeat.study

@@ -132,11 +132,22 @@ def store_error(error: BaseException, url: StoreUrl) -> StoreError:
     )
 
 
+_OURS = (sa.exc.IntegrityError, sa.exc.DataError)
+"""What a database says of values that we should not have sent."""
+
+
+def as_told(error: Exception, url: StoreUrl) -> StoreError | None:
+    """An error that trying again does not cure, as a person is told it; None if it is ours."""
+    if isinstance(error, sa.exc.DBAPIError) and not isinstance(error, _OURS):
+        return store_error(error, url)
+    return None
+
+
 def _sqlite_error(text: str, url: StoreUrl) -> StoreError | None:
     lowered, name = text.lower(), url.label
     if "not a database" in lowered:
         return StoreError(f"storage: `{name}` is not an SQLite database", code="store.foreign")
-    if "malformed" in lowered:
+    if "malformed" in lowered or "no such table" in lowered or "no such column" in lowered:
         return damaged(url)
     if "full" in lowered:
         return StoreError(f"storage: no space left for `{name}`", code="store.full")
@@ -150,12 +161,20 @@ def _sqlite_error(text: str, url: StoreUrl) -> StoreError | None:
     return None
 
 
+_DAMAGED = "store.damaged"
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether an error says that what is stored cannot be read."""
+    return isinstance(error, StoreError) and error.code == _DAMAGED
+
+
 def damaged(url: StoreUrl) -> StoreError:
     """The error for a file that SQLite cannot read through."""
     return StoreError(
         f"storage: `{url.label}` is damaged",
         hint="put a backup in its place; finished trials also lie under the runs folder",
-        code="store.damaged",
+        code=_DAMAGED,
     )
 
 
@@ -164,7 +183,7 @@ def damaged_study(name: str) -> StoreError:
     return StoreError(
         f"storage: what is written of study `{name}` is damaged, or of a newer criteria",
         hint="put a backup in its place; finished trials also lie under the runs folder",
-        code="store.damaged",
+        code=_DAMAGED,
     )
 
 
@@ -178,8 +197,8 @@ of a value that is missing."""
 
 @contextmanager
 def trusting(name: str) -> Iterator[None]:
-    """Read rows of a study as if they were ours. For commands that look at it; what runs trials
-    goes without, so that an error of ours there is told as one.
+    """Read rows of a study as if they were ours. For what reads and does nothing else: elsewhere
+    an error of ours is told as one.
 
     Raises:
         StoreError: they are not as this criteria writes them.
@@ -229,6 +248,8 @@ def _postgres_error(text: str, error: BaseException, url: StoreUrl) -> StoreErro
         return say(f"`{bare}` knows no user `{user}`", "user")
     if "too many c" in lowered or "remaining connection slots" in lowered:
         return say(f"`{bare}` has no free connection", "full", "fewer workers, or a pooler")
+    if state in ("42P01", "42703"):  # no such table or column
+        return damaged(url)
     if state == "25006" or "read-only" in lowered:
         return say(f"`{bare}` is read-only", "read_only")
     if state == "42501" or "permission denied" in lowered:

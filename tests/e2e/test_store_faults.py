@@ -8,10 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from invariants import check, trained_twice
 from postgres_server import PostgresServer
-from processes import Place
+from processes import Place, wait_until
 from tcp_proxy import TcpProxy
+
+from criteria_cli.hpo.engine import make_engine
+from criteria_cli.hpo.tables import folds, leases
+from criteria_cli.hpo.url import read_url
 
 OwnServer = Callable[..., PostgresServer]
 
@@ -251,3 +256,57 @@ def test_status_looks_without_holding_anybody_up(place: Place) -> None:
     assert worker.end() == 0, worker.text
     assert looks > 5
     assert status.read_study(place.storage, place.name).state == "finished"
+
+
+def test_rows_that_are_damaged_while_a_search_runs_stop_it_with_everything_saved(
+    place: Place,
+) -> None:
+    place.timings["lease"] = 6.0
+    place.write(trials=3, epochs=6)
+    worker = place.start(workers=2, env={"SYNTHETIC_EPOCH_S": "0.3"})
+    worker.wait_for(r"FoldEnded.*fold=1,")
+    engine = make_engine(read_url(place.storage))
+    before: list[sa.Row[tuple[int, int, str]]] = []
+
+    def damaged() -> bool:
+        listed = sa.select(folds.c.trial, folds.c.fold, folds.c.report).with_for_update()
+        with engine.begin() as connection:
+            before[:] = connection.execute(listed).all()
+            for trial, fold, _ in before:
+                row = sa.update(folds).where(folds.c.trial == trial, folds.c.fold == fold)
+                connection.execute(row.values(report="zzz"))
+        return bool(before)
+
+    wait_until(damaged, what="the fold's way into the store")
+    assert worker.end(30) == 4, worker.text
+    said = [line for line in worker.lines if line.startswith("error:")]
+    assert said == [
+        "error: storage: what is written of study `s` is damaged, or of a newer criteria"
+    ]
+    assert "Traceback" not in worker.text
+    with engine.begin() as connection:
+        held = sa.select(sa.func.count()).where(leases.c.worker.is_not(None))
+        assert connection.execute(held).scalar_one() == 0, "all trials are given back"
+        for trial, fold, report in before:
+            row = sa.update(folds).where(folds.c.trial == trial, folds.c.fold == fold)
+            connection.execute(row.values(report=report))
+    engine.dispose()
+    second = place.start()
+    assert second.end() == 0, second.text
+    again = trained_twice(place.runs / place.name)
+    assert again["folds_again"] == again["epochs_again"] == 0
+    check(place.storage, place.runs, place.name, target=3)
+
+
+def test_a_table_that_goes_while_a_search_runs_stops_it_in_one_line(place: Place) -> None:
+    place.write(trials=3, epochs=6)
+    worker = place.start(env={"SYNTHETIC_EPOCH_S": "0.3"})
+    worker.wait_for(r"FoldEnded.*fold=1,")
+    engine = make_engine(read_url(place.storage))
+    with engine.begin() as connection:
+        folds.drop(connection)
+    engine.dispose()
+    assert worker.end(30) == 4, worker.text
+    assert len([line for line in worker.lines if line.startswith("error: storage: ")]) == 1
+    assert "Traceback" not in worker.text
+    assert (place.runs / "s" / "trial-0" / "fold-1.json").exists()

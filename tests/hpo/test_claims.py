@@ -12,11 +12,13 @@ from desk import Desk, desks, spec_of
 from postgres_server import PostgresServer
 from processes import wait_until
 
+from criteria_cli.errors import StoreError
 from criteria_cli.hpo import leases, rows
 from criteria_cli.hpo.claims import LOST_IN_A_ROW, Nothing, finish_orphans
 from criteria_cli.hpo.leases import LeaseLost
 from criteria_cli.hpo.optuna_store import joined
 from criteria_cli.hpo.rows import WorkerRow
+from criteria_cli.hpo.tables import folds
 
 
 def test_no_more_trials_are_given_out_than_the_budget_has(storage: str) -> None:
@@ -73,6 +75,21 @@ def _rungs(desk: Desk, trial_id: int) -> list[str]:
 
 
 @pytest.mark.fault(14)
+@pytest.mark.parametrize(
+    "report",
+    ["zzz", "[]", '{"fold": 1}', '{"fold": 1, "score": "x", "best_epoch": 1, "epochs": 1}'],
+)
+def test_a_trial_whose_folds_are_damaged_is_left_where_it_is(storage: str, report: str) -> None:
+    with desks(storage, 2) as (a, b):
+        claim = a.take()
+        a.report(claim.lease, 1, 0.7)
+        a.tell(claim.lease, 0.7, outcome="yielded")
+        a.do(lambda c, _: c.execute(sa.update(folds).values(report=report)))
+        with pytest.raises(StoreError, match="of study `s` is damaged"):
+            b.claim()
+        assert a.rows("select worker, token from criteria_leases") == [(None, 1)]
+
+
 def test_of_several_rivals_one_adopts(storage: str) -> None:
     with desks(storage, 4, spec=spec_of(budget={"trials": 1}), lease_s=60.0) as (a, *rivals):
         a.lease_s = -1.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from criteria_cli.errors import MachineError
 from criteria_cli.training.memory import Curve, Limits, MemoryModel, cap_bytes, parse_headroom
 
 ASSUMED_FILL = 0.5
@@ -66,7 +67,17 @@ def assumed_limits(
     free_bytes: int,
     headroom: float | str = 0.10,
 ) -> Limits:
-    """Limits for a device that is not measured: a processor, before the model is loaded."""
+    """Limits for a device that is not measured: a processor, before the model is loaded.
+
+    Raises:
+        MachineError: the headroom is all the memory there is, or more.
+    """
     model = assumed_model(config, parameters, max_length)
     kept = parse_headroom(headroom).of(total_bytes)
+    if kept >= total_bytes:
+        raise MachineError(
+            f"a headroom of {kept / 2**30:.4g} GiB leaves nothing of {total_bytes / 2**30:.4g} GiB",
+            hint="set `training.vram_headroom` to a share such as 10% or to fewer bytes",
+            code="machine.memory",
+        )
     return Limits.under(model, cap_bytes(free_bytes, 0, kept))

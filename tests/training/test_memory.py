@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from criteria_cli.errors import MachineError
 from criteria_cli.training.assumed import assumed_limits
 from criteria_cli.training.curves import fit_curve, row_curve
 from criteria_cli.training.memory import (
@@ -162,3 +163,12 @@ def test_a_row_is_never_below_what_was_measured(values: list[float]) -> None:
     curve = row_curve(list(zip(lengths, values, strict=False)))
     for length, value in zip(lengths, values, strict=False):
         assert curve.per_row(length) >= value * (1 - 1e-9)
+
+
+def test_a_headroom_of_all_memory_is_refused_on_a_processor() -> None:
+    with pytest.raises(MachineError, match="leaves nothing of 8 GiB") as error:
+        assumed_limits(
+            DEBERTA_BASE, 184_420_000, 512, total_bytes=8 * GIB, free_bytes=7 * GIB,
+            headroom="8GiB",
+        )  # fmt: skip
+    assert error.value.code == "machine.memory"

@@ -120,16 +120,16 @@ def _folder(path: Path) -> dict[str, Any]:
 
 
 def _screen(facts: dict[str, Any]) -> list[Line]:
-    rows = [
-        ["criteria", f"{facts['criteria']}, Python {facts['python']}, {facts['system']}"],
-        ["packages", _versions(facts["packages"])],
-        ["extras", _versions(facts["extras"])],
-        ["devices", _device_words(facts["devices"])],
-        ["memory", _memory_words(facts)],
-        ["store", _store_words(facts["store"])],
-        ["runs", _folder_words(facts["runs"])],
-        ["hub cache", _folder_words(facts["hub_cache"])],
-        ["hub", "offline (HF_HUB_OFFLINE)" if facts["hub_offline"] else "online allowed"],
+    rows: list[tuple[str, str | list[str]]] = [
+        ("criteria", f"{facts['criteria']}, Python {facts['python']}, {facts['system']}"),
+        ("packages", _versions(facts["packages"])),
+        ("extras", _versions(facts["extras"])),
+        ("devices", _device_words(facts["devices"])),
+        ("memory", _memory_words(facts)),
+        ("store", _store_words(facts["store"])),
+        ("runs", _folder_words(facts["runs"])),
+        ("hub cache", _folder_words(facts["hub_cache"])),
+        ("hub", "offline (HF_HUB_OFFLINE)" if facts["hub_offline"] else "online allowed"),
     ]
     width = width_of(sys.stdout)
     lines: list[Line] = []
@@ -141,15 +141,19 @@ def _screen(facts: dict[str, Any]) -> list[Line]:
     return lines
 
 
-def _wrapped(name: str, text: str, width: int | None) -> list[Line]:
-    from criteria_cli.cli.layout import wrapped
+def _wrapped(name: str, text: str | list[str], width: int | None) -> list[Line]:
+    from criteria_cli.cli.layout import listed, wrapped
 
-    head, *rest = wrapped(text, width, indent=" " * 11)
+    indent = " " * 11
+    if isinstance(text, str):
+        head, *rest = wrapped(text, width, indent)
+    else:
+        head, *rest = listed(text, width, indent=indent)
     return [line(Span(f"{name:<11}", "dim"), head.text[11:]), *rest]
 
 
-def _versions(found: dict[str, str | None]) -> str:
-    return ", ".join(f"{name} {number or 'none'}" for name, number in found.items())
+def _versions(found: dict[str, str | None]) -> list[str]:
+    return [f"{name} {number or 'none'}" for name, number in found.items()]
 
 
 def _device_words(devices: dict[str, Any]) -> str:

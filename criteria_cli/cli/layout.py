@@ -19,6 +19,8 @@ Style = str
 _CODES = {"good": "32", "bad": "31", "warn": "33", "dim": "2", "strong": "1"}
 
 GAP = "  "
+_TIED = "\u00a0"
+"""A space at which no line is broken."""
 SHRUNK = 16
 """Characters that a column of long texts keeps at least."""
 
@@ -152,7 +154,7 @@ def wrapped(text: str, width: int | None, indent: str = "", hang: str = "") -> l
     in a pipe. Spaces between words that stay on a line are kept as they are.
     """
     if width is None:
-        return [line(f"{indent}{text}")]
+        return [line(f"{indent}{text}".replace(_TIED, " "))]
     lines: list[str] = []
     current = indent
     fresh = True
@@ -162,7 +164,15 @@ def wrapped(text: str, width: int | None, indent: str = "", hang: str = "") -> l
             current, fresh = f"{indent}{hang}", True
         current += word.lstrip(" ") if fresh and lines else word
         fresh = False
-    return [line(item).fitted(width) for item in (*lines, current)]
+    return [line(item.replace(_TIED, " ")).fitted(width) for item in (*lines, current)]
+
+
+def listed(
+    parts: Iterable[str], width: int | None, head: str = "", indent: str = "", hang: str = ""
+) -> list[Line]:
+    """Parts with commas between them, as `wrapped`, and none of them broken."""
+    whole = ", ".join(part.replace(" ", _TIED) for part in parts)
+    return wrapped(f"{head}{whole}", width, indent, hang)
 
 
 def is_terminal(stream: TextIO) -> bool:

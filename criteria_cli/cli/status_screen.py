@@ -4,7 +4,7 @@ it getting better, who does what, is pruning working, what failed and where, wha
 
 from __future__ import annotations
 
-from criteria_cli.cli.layout import Line, Span, line, sides, wrapped
+from criteria_cli.cli.layout import Line, Span, line, listed, sides, wrapped
 from criteria_cli.cli.study_tables import leader_table, worker_table
 from criteria_cli.cli.words import (
     ago,
@@ -106,13 +106,13 @@ def _best(study: StudyStatus, width: int | None) -> list[Line]:
             Span(score(best.value), "good"),
             f" {study.metric}   trial {best.trial}, {ago(best.age_s)}{gain}",
         ).fitted(width),
-        *wrapped(parameters(best), width, indent=MARGIN),
+        *listed(parameters(best), width, indent=MARGIN),
     ]
 
 
-def parameters(best: BestTrial) -> str:
-    """A trial's parameters as `learning_rate 1.9e-05, batch_size 16`."""
-    return ", ".join(f"{cleaned(name)} {number(value)}" for name, value in best.params.items())
+def parameters(best: BestTrial) -> list[str]:
+    """A trial's parameters, each as `learning_rate 1.9e-05`."""
+    return [f"{cleaned(name)} {number(value)}" for name, value in best.params.items()]
 
 
 def _eta(study: StudyStatus) -> list[Line]:
@@ -153,7 +153,7 @@ def _pruning(study: StudyStatus, width: int | None) -> list[Line]:
         for rung in pruning.by_rung
     ]
     if places:
-        lines += wrapped(", ".join(places), width, indent=MARGIN)
+        lines += listed(places, width, indent=MARGIN)
     confirm = pruning.confirm
     if confirm.wanted:
         failed = f", {confirm.failed} failed" if confirm.failed else ""
@@ -170,10 +170,10 @@ def _spent(study: StudyStatus, width: int | None) -> list[Line]:
     if spent is None or not total:
         return []
     parts = sorted(spent.seconds.items(), key=lambda part: -part[1])
-    shown = ", ".join(
+    shown = [
         f"{phase} {percent(seconds / total)}" for phase, seconds in parts if seconds >= total / 200
-    )
-    lines = wrapped(f"TIME     {shown}", width, hang=MARGIN)
+    ]
+    lines = listed(shown, width, head="TIME     ", hang=MARGIN)
     if spent.examples_per_s is not None:
         pace = f"{spent.examples_per_s:.3g} pairs/s, {percent(spent.padding)} padding"
         lines.append(line(f"{MARGIN}{pace}").fitted(width))

@@ -12,7 +12,7 @@ from criteria_cli.cli import failures
 from criteria_cli.cli.app import app
 from criteria_cli.cli.definition_screen import folds_screen
 from criteria_cli.cli.event_lines import PROGRESS_EVERY_S, EventLines, event_sentence
-from criteria_cli.cli.layout import Column, Line, Span, line, sides, table, wrapped
+from criteria_cli.cli.layout import Column, Line, Span, line, listed, sides, table, wrapped
 from criteria_cli.cli.live import event_line, screen
 from criteria_cli.cli.status_screen import study_screen
 from criteria_cli.cli.studies_screen import studies_screen
@@ -338,6 +338,14 @@ def test_columns_fall_away_by_rank_and_the_rest_shrinks() -> None:
     assert texts(table(columns, rows, 39))[0].split() == ["NAME", "A"]
     assert texts(table(columns, rows, 20))[0].split() == ["NAME"]
     assert texts(table(columns, rows, 10))[1] == "xxxxxxx..."
+
+
+def test_a_part_of_a_list_is_never_broken() -> None:
+    parts = ["forward 43%", "backward 31%", "store 1%"]
+    assert texts(listed(parts, 30, head="TIME     ", hang=" " * 9)) == [
+        "TIME     forward 43%,", "         backward 31%,", "         store 1%",
+    ]  # fmt: skip
+    assert texts(listed(parts, None)) == ["forward 43%, backward 31%, store 1%"]
 
 
 def test_lines_are_cut_with_a_mark() -> None:

@@ -148,7 +148,7 @@ def f1(folder: Path, corpus: Path, posts: int, seeds: int, epochs: int) -> dict[
     _subset(corpus, folder / "corpus", posts)
     trainer = trainer_of(
         folder, {"format": "redsm5", "path": "corpus", "criteria": "corpus/criteria.json"},
-        epochs=epochs, batch_size=16, learning_rate=2e-3, early_stopping_patience=epochs,
+        epochs=epochs, batch_size=16, learning_rate=1e-3, early_stopping_patience=epochs,
         positive_weight=4.0,
         model={"max_length": 128},
     )  # fmt: skip

@@ -6,17 +6,17 @@ import json
 import os
 import re
 import shlex
-import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from terminals import Terminal, without_codes
+from tiny_wordnet import write_tiny_wordnet
 
-from criteria_cli.cli.app import app, with_watch_value
 from criteria_cli.cli.environment import VARIABLES
 from criteria_cli.cli.failures import EXIT_CODES
 from criteria_cli.hpo.facts import (
@@ -36,10 +36,11 @@ STAND_IN = {
     "CRITERIA_TRAINER": str(SUPPORT / "synthetic_trainer.py"),
     "PYTHONPATH": str(SUPPORT),
 }
+TINY_MODEL = ["--set", 'model.name="builtin:tiny-deberta-v2"']
 SEARCH = ["hpo", "pc_ce", "--data", "data/redsm5"]
 GIVEN: dict[str, list[list[str]]] = {
     "clusters.md": [SEARCH, ["init", "my.toml", "--overwrite"]],
-    "models.md": [[*SEARCH, "--trials", "18"], ["train", "pc_ce", "--out", "model"]],
+    "models.md": [[*SEARCH, "--trials", "18"]],
     "store.md": [SEARCH],
     "coming-from.md": [SEARCH],
 }
@@ -91,9 +92,10 @@ def write_data(folder: Path) -> None:
     symptoms = ["DEPRESSED_MOOD", "ANHEDONIA", "SLEEP_ISSUES"]
     posts, notes = ["post_id,text"], ["post_id,sentence_id,sentence_text,DSM5_symptom,status"]
     for number in range(30):
-        posts.append(f"p{number},Sentence {number}.")
+        text = f"Sentence {number} of a week."
+        posts.append(f"p{number},{text}")
         if number % 2:
-            notes.append(f"p{number},s{number},Sentence {number}.,{symptoms[number % 3]},1")
+            notes.append(f"p{number},s{number},{text},{symptoms[number % 3]},1")
     (data / "posts.csv").write_text("\n".join(posts))
     (data / "annotations.csv").write_text("\n".join(notes))
     pairs = ["chunk,text,hypothesis,entailed,contract"]
@@ -102,32 +104,17 @@ def write_data(folder: Path) -> None:
     (folder / "posts.csv").write_text("post_id,post\nn1,I sleep badly.\nn2,It rained.\n")
 
 
-@pytest.fixture(scope="session")
-def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model directory as `criteria train` writes one, from the demo with hardly any training."""
-    folder = tmp_path_factory.mktemp("model")
-    settings = [
-        "data.posts=20", "validation.folds=2", "training.epochs=1", 'pruner={type="none"}',
-    ]  # fmt: skip
-    pairs = [part for setting in settings for part in ("--set", setting)]
-    done = run(folder, ["train", "demo", "--device", "cpu", *pairs, "--out", "model"])
-    assert done.returncode == 0, done.stderr
-    return folder / "model"
-
-
-@dataclass
+@dataclass(frozen=True)
 class Reader:
     """Somebody who types a page's commands one after the other in a folder of their own.
 
-    Searches run to their end, with few trials and a trainer that plays instead of training;
-    trainings, which would need a large model, are checked to the end by `--dry-run`; predictions
-    find a small model where theirs would be and the probe is given one; the rest runs as it is.
+    Searches run to their end, with few trials and a trainer that plays instead of training.
+    Trainings, predictions and the probe are real, with a tiny model in the place of one that would
+    be fetched from the hub. What would be watched for hours is, until it has been drawn twice. The
+    rest runs as it is.
     """
 
     folder: Path
-    model: Callable[[], Path]
-    trained: Path = Path()
-    """Where the last training would have put its model."""
 
     def types(self, arguments: list[str]) -> str:
         """Run it; what went wrong, or an empty string."""
@@ -135,47 +122,51 @@ class Reader:
             if stop in arguments:
                 arguments = arguments[: arguments.index(stop)]
         command = arguments[0]
-        if "--watch" in arguments:  # would not end: the line is parsed whole before help is printed
-            app(
-                [*with_watch_value(arguments), "--help"],
-                prog_name="criteria",
-                standalone_mode=False,
-            )
-            return ""
+        if "--watch" in arguments:
+            return self._watch(arguments)
         if command == "hpo" and "--dry-run" not in arguments:
             wanted = dict(pairwise(arguments)).get("--trials", "4")
             trials = wanted if int(wanted) < 20 else "4"
             few = ["--trials", trials, "--set", "training.epochs=2", "--device", "cpu"]
-            return self._run([*arguments, *few], **STAND_IN)
+            # before the page's own settings, which win
+            return self._run([*arguments[:2], *TINY_MODEL, *arguments[2:], *few], **STAND_IN)
         if command == "train":
-            said = self._run([*arguments, "--dry-run"])
-            if "--out" in arguments:
-                self.trained = self.folder / arguments[arguments.index("--out") + 1]
-            return said
-        if command == "probe-vram":  # would fetch the model's shape from the hub
-            arguments = [*arguments, "--set", 'model.name="builtin:tiny-deberta-v2"']
-        if command == "predict":
-            shutil.copytree(self.model(), self.trained, dirs_exist_ok=True)
+            short = ["--set", "training.epochs=1", "--device", "cpu", "--overwrite"]
+            return self._run([*arguments, *TINY_MODEL, *short])
+        if command == "probe-vram":
+            arguments = [*arguments, *TINY_MODEL]
         if command == "init":
             arguments = [*arguments, "--overwrite"]
         return self._run(arguments)
 
+    def _watch(self, arguments: list[str]) -> str:
+        terminal = Terminal(self.folder, *arguments)
+        try:
+            terminal.until("\x1b\\[\\d+A")  # up over the first screen, to draw the second
+            terminal.process.send_signal(signal.SIGINT)
+            code = terminal.end()
+        finally:
+            terminal.close()
+        said = without_codes(terminal.drawn)
+        clean = code == 0 and "Traceback" not in said and terminal.drawn.endswith("\x1b[?25h")
+        return "" if clean else f"exit {code}: {terminal.drawn}"
+
     def _run(self, arguments: list[str], **more: str) -> str:
-        done = run(self.folder, arguments, **more)
+        wordnet = str(self.folder / "wordnet")
+        done = run(self.folder, arguments, WNSEARCHDIR=wordnet, **more)
         kind = arguments[-1] if arguments[0] == "report" else ""
         absent = done.returncode == 3 and f"pip install 'criteria[{kind}]'" in done.stderr
         return "" if done.returncode == 0 or absent else f"exit {done.returncode}: {done.stderr}"
 
 
 @pytest.mark.parametrize("page", STORIES, ids=lambda page: page.name)
-def test_a_pages_commands_run_in_order(
-    page: Path, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_a_pages_commands_run_in_order(page: Path, tmp_path: Path) -> None:
     write_data(tmp_path)
+    write_tiny_wordnet(tmp_path / "wordnet")
     for _, name, content in blocks(page):
         if name and name.endswith((".toml", ".json")):
             (tmp_path / name).write_text(content, encoding="utf-8")
-    reader = Reader(tmp_path, lambda: request.getfixturevalue("small_model"))
+    reader = Reader(tmp_path)
     for arguments in [*GIVEN.get(page.name, ()), *commands(page)]:
         said = reader.types(arguments)
         assert not said, f"{page.name}: criteria {shlex.join(arguments)}\n{said}"

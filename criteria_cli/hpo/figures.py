@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from html import escape
 from typing import Any
 
 import optuna
@@ -69,7 +70,7 @@ def importance(record: StudyRecord) -> Figure | None:
     figure = go.Figure(
         go.Bar(
             x=[shares[name] for name in names],
-            y=names,
+            y=[escape(name) for name in names],
             orientation="h",
             marker={"color": BEST},
             text=[f"{shares[name]:.2f}" for name in names],
@@ -108,4 +109,15 @@ def _optuna(plot: Callable[..., Any], record: StudyRecord) -> Figure:
         warnings.simplefilter("ignore")
         figure = plot(record.study, target_name=record.metric)
     figure.update_layout(title=None)
-    return figure
+    return go.Figure(_escaped(figure.to_dict()))
+
+
+def _escaped(part: Any) -> Any:
+    """With names and values of parameters as they are: plotly reads a little HTML in any text."""
+    if isinstance(part, str):
+        return escape(part, quote=False)
+    if isinstance(part, dict):
+        return {key: _escaped(value) for key, value in part.items()}
+    if isinstance(part, list | tuple):
+        return [_escaped(value) for value in part]
+    return part

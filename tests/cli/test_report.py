@@ -14,7 +14,7 @@ from typing import Any
 import optuna
 import pytest
 
-from criteria_cli.hpo import fold_figures, paper, work_figures
+from criteria_cli.hpo import figures, fold_figures, paper, work_figures
 from criteria_cli.hpo.paper import pictures
 from criteria_cli.hpo.plots import PLOTS
 from criteria_cli.hpo.report_facts import (
@@ -253,9 +253,8 @@ def test_every_plot_is_drawn_from_a_full_record() -> None:
     }  # fmt: skip
 
 
-def test_names_of_another_hand_are_drawn_as_they_are(recwarn: pytest.WarningsRecorder) -> None:
-    evil = "$\\frac$\x07<\u200b"
-    full = record()
+def with_parameters(full: StudyRecord, evil: str) -> optuna.Study:
+    """The record's study with a parameter of this name, and one with this value."""
     trials = [
         optuna.trial.create_trial(
             state=trial.state,
@@ -270,6 +269,13 @@ def test_names_of_another_hand_are_drawn_as_they_are(recwarn: pytest.WarningsRec
     ]
     study = optuna.create_study(direction="maximize")
     study.add_trials(trials)
+    return study
+
+
+def test_names_of_another_hand_are_drawn_as_they_are(recwarn: pytest.WarningsRecorder) -> None:
+    evil = "$\\frac$\x07<\u200b"
+    full = record()
+    study = with_parameters(full, evil)
     fold = replace(full.folds[-1], per_criterion={evil: {"f1": 0.5}}, costs={f"{evil}_s": 1.0})
     bad = replace(
         full,
@@ -280,6 +286,15 @@ def test_names_of_another_hand_are_drawn_as_they_are(recwarn: pytest.WarningsRec
     )
     assert [key for key, _ in pictures(bad)] == [key for key, _ in pictures(full)]
     assert list(recwarn) == []
+
+
+@pytest.mark.parametrize("draw", [figures.importance, figures.parallel, figures.slices])
+def test_a_parameter_is_no_link_on_an_axis(draw: Any) -> None:
+    full = record()
+    evil = '<a href="https://evil.example">rate</a>'
+    drawn = draw(replace(full, study=with_parameters(full, evil))).to_json()
+    assert "href" in drawn  # it is there, and
+    assert "<a" not in drawn.encode().decode("unicode_escape")
 
 
 def test_a_name_is_neither_a_formula_nor_a_page() -> None:

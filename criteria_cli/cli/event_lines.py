@@ -22,6 +22,7 @@ from criteria_cli.hpo.events import (
     TrialEnded,
     TrialStarted,
     WorkerReady,
+    WorkerStarting,
     WorkerStopped,
 )
 from criteria_cli.hpo.facts import StudyStatus
@@ -157,6 +158,8 @@ def event_sentence(event: HpoEvent) -> str:
     match event:
         case EpochEnded():
             return ""
+        case WorkerStarting():
+            return "worker starting " + pairs({"device": event.device, "name": event.device_name})
         case WorkerReady():
             found: dict[str, Any] = {
                 "device": event.device,

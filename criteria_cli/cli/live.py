@@ -21,11 +21,18 @@ from criteria_cli.hpo.events import (
     TrialEnded,
     TrialStarted,
     WorkerReady,
+    WorkerStarting,
 )
 
 EVENTS_KEPT = 50
 WIDE = 140
 """Columns from which a worker takes one line instead of two."""
+_WITHOUT_TRIAL = {
+    "start": "starting",
+    "load": "starting: reads the data, loads the model",
+    "idle": "waits for a trial",
+}
+"""A worker's states as long as it has no trial."""
 _MARKS = {"complete": "good", "pruned": "dim", "failed": "bad", "retried": "warn", "lost": "bad"}
 
 
@@ -57,7 +64,9 @@ class LiveScreen:
 
 def event_line(event: HpoEvent) -> Line | None:
     """An event as the list at the bottom shows it; None for what the workers' lines show."""
-    if isinstance(event, TrialStarted) or (isinstance(event, FoldEnded) and not event.collapsed):
+    if isinstance(event, WorkerStarting | TrialStarted) or (
+        isinstance(event, FoldEnded) and not event.collapsed
+    ):
         return None
     at = f"{event.at[11:19]}Z"
     if isinstance(event, WorkerReady):
@@ -169,7 +178,7 @@ def worker_lines(worker: LiveWorker, metric: str, width: int) -> list[Line]:
     """What one worker does, on one line or two."""
     name = Span(f"{worker.device:<7}", "strong")
     if worker.trial is None:
-        return [line(name, Span(worker.state, "dim"))]
+        return [line(name, Span(_WITHOUT_TRIAL.get(worker.state, worker.state), "dim"))]
     share = worker.step / worker.steps if worker.steps else 0.0
     if worker.state == "train":
         doing = f"{bar(share, 12)} {100 * share:3.0f}%"

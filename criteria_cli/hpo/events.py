@@ -72,6 +72,15 @@ class Happened:
 
 
 @dataclass(frozen=True)
+class WorkerStarting(Happened):
+    """A trainer was started; with a large model it takes a minute or two to be ready."""
+
+    device: str = "cpu"
+    device_name: str = ""
+    """Empty for a CPU, whose name the trainer knows."""
+
+
+@dataclass(frozen=True)
 class WorkerReady(Happened):
     device: str = "cpu"
     device_name: str = ""
@@ -176,7 +185,8 @@ class WorkerStopped(Happened):
 
 
 HpoEvent = (
-    WorkerReady
+    WorkerStarting
+    | WorkerReady
     | TrialStarted
     | EpochEnded
     | FoldEnded

@@ -22,7 +22,13 @@ from criteria_cli.failpoints import failpoint
 from criteria_cli.hpo import rows
 from criteria_cli.hpo.claims import Claim, Claimer, Nothing
 from criteria_cli.hpo.endings import Ending, finish
-from criteria_cli.hpo.events import TrainerRestarted, TrialEnded, WorkerReady, WorkerStopped
+from criteria_cli.hpo.events import (
+    TrainerRestarted,
+    TrialEnded,
+    WorkerReady,
+    WorkerStarting,
+    WorkerStopped,
+)
 from criteria_cli.hpo.leases import Lease, LeaseLost, recently_started
 from criteria_cli.hpo.optuna_store import OpenStudy
 from criteria_cli.hpo.optuna_tables import best_trial
@@ -118,6 +124,8 @@ class Worker(threading.Thread):
             CriteriaError: the data, model or device cannot be used.
         """
         self.live.set(state="load")
+        device, card = self.plan.setup.device, self.live.view().device_name
+        self._shared.notify(WorkerStarting(utc(), self.plan.name, device=device, device_name=card))
         began, ready = time.monotonic(), None
         while ready is None:
             self._leave_if_told()
@@ -130,7 +138,7 @@ class Worker(threading.Thread):
             WorkerReady(
                 utc(),
                 self.plan.name,
-                device=self.plan.setup.device,
+                device=device,
                 device_name=ready.device,
                 precision=ready.precision,
                 pairs=ready.pairs,

@@ -84,6 +84,9 @@ def test_a_search_in_a_pipe(finished: tuple[Path, Any]) -> None:
     assert "\x1b" not in ran.err
     lines = ran.err.splitlines()
     events = [line for line in lines if re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ ", line)]
+    starting, ready, *_ = (line.split(" ", 1)[1] for line in events if " worker " in line)
+    assert starting == "worker starting device=cpu"
+    assert ready.startswith("worker ready device=cpu ")
     assert sum(" trial n=" in line and " start " in line for line in events) == 6
     assert "A.1" in ran.err
     assert re.search(r" (\d+) of \1 evidence sentences found in their posts", ran.err)

@@ -31,6 +31,7 @@ from criteria_cli.hpo.events import (
     TrialEnded,
     TrialStarted,
     WorkerReady,
+    WorkerStarting,
     WorkerStopped,
 )
 from criteria_cli.hpo.facts import StudyStatus, TrialCounts, Trouble
@@ -189,6 +190,13 @@ def test_the_live_screen_fits(
     assert all(len(text) <= width for text in texts(lines))
 
 
+def test_the_live_screen_says_that_a_worker_starts(study_status: StudyStatus) -> None:
+    found = view(study_status)
+    starting = replace(found.workers[0], state="load", trial=None)
+    lines = texts(screen(replace(found, workers=(starting,)), [], "runs/x/hpo.log", 80, 30))
+    assert "cuda:0 starting: reads the data, loads the model" in lines
+
+
 def test_the_live_screen_shows_what_a_worker_does(study_status: StudyStatus) -> None:
     for width in (80, 120, 160):
         text = "\n".join(texts(screen(view(study_status), [], "runs/x/hpo.log", width, 30)))
@@ -230,6 +238,7 @@ def test_the_fold_table_counts_positives_and_pairs(width: int | None) -> None:
 
 
 EVENTS = [
+    WorkerStarting(AT, "w", device="cuda:0", device_name="NVIDIA A100-SXM4-40GB"),
     WorkerReady(AT, "w", device="cpu", device_name="AMD EPYC", precision="fp32", pairs=10),
     TrialStarted(AT, "w", trial=3, params={"learning_rate": 1e-5, "scheduler": "linear"}),
     TrialStarted(AT, "w", trial=3, attempt=2, adopted_from="other", folds_done=2),
@@ -257,6 +266,7 @@ def test_a_pipe_gets_one_clean_line_per_event(study_status: StudyStatus) -> None
     # an epoch is progress, not an event
     assert len(written.splitlines()) == len(EVENTS) - 1
     assert all(item.startswith(AT) for item in written.splitlines())
+    assert 'worker starting device=cuda:0 name="NVIDIA A100-SXM4-40GB"' in written
     assert "trial n=3 start learning_rate=1e-05 scheduler=linear" in written
     assert "trial n=3 goes on after other attempt=2 folds_done=2" in written
     assert "trial n=4 failed time_s=0 cause=nan_loss: the loss is nan" in written

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -34,6 +34,7 @@ from criteria_cli.cli.words import count, score
 
 if TYPE_CHECKING:
     from criteria_cli.data.summary import DataSummary
+    from criteria_cli.hpo.events import HpoEvent, Observer, StudyView
     from criteria_cli.hpo.options import SearchOptions, SearchResult
     from criteria_cli.study.files import Definition
 
@@ -170,17 +171,34 @@ def _run(
     from criteria_cli.cli.definition_screen import data_lines, folds_screen
     from criteria_cli.cli.display import watching
 
-    show(data_lines(definition.spec.name, summary, width_of(sys.stderr)), sys.stderr)
-    # in a terminal a line between the data and the screen, in a log the folds
-    show([line()] if is_terminal(sys.stderr) else folds_screen(summary, None), sys.stderr)
+    def introduce() -> None:
+        show(data_lines(definition.spec.name, summary, width_of(sys.stderr)), sys.stderr)
+        # in a terminal a line between the data and the screen, in a log the folds
+        show([line()] if is_terminal(sys.stderr) else folds_screen(summary, None), sys.stderr)
+
     folder = options.runs / definition.spec.name
     with nothing_left_if_refused(folder), watching(str(folder / "hpo.log")) as observer:
-        result = wiring.search(definition, options, observer)
+        result = wiring.search(definition, options, _introduced(observer, introduce))
     if as_json:
         print_json(result.status.to_json(), indent=None)
     else:
         _conclude(again, summary, place, result)
     return 0
+
+
+def _introduced(observer: Observer, introduce: Callable[[], None]) -> Observer:
+    """The observer, with an introduction before the first that it hears: a search that devices or
+    the store refuse is told in one line."""
+    heard = False
+
+    def listen(event: HpoEvent | StudyView) -> None:
+        nonlocal heard
+        if not heard:
+            heard = True
+            introduce()
+        observer(event)
+
+    return listen
 
 
 def _show_plan(

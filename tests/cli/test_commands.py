@@ -96,6 +96,15 @@ def test_a_search_in_a_pipe(finished: tuple[Path, Any]) -> None:
     assert lines[-1] == "next: criteria train s.toml --from best"
 
 
+def test_a_device_that_is_not_there_is_said_before_any_table(tmp_path: Path, run_in: Run) -> None:
+    write(tmp_path)
+    ran = run_in(tmp_path, "hpo", "s.toml", "--device", "cuda:7", env=STAND_IN)
+    assert ran.code == 3
+    (line, *_hint) = ran.err.splitlines()
+    assert line.startswith("error: GPU 7 does not exist")
+    assert [path.name for path in tmp_path.iterdir()] == ["s.toml"]
+
+
 def test_a_finished_study_is_done_at_once(study: Path, run_in: Run) -> None:
     again = run_in(study, "hpo", "s.toml", "--device", "cpu", "--json", env=STAND_IN)
     assert again.code == 0

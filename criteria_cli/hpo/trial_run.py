@@ -50,6 +50,8 @@ class TrialWatch:
         self.failure: Failed | None = None
         """What the trainer said, if it could not do it."""
         self.died: Died | None = None
+        self.superseded = False
+        """Whether the trainer gave up unasked: a later attempt has the trial's folder."""
 
     def run(self) -> Ending | None:
         """Train the trial; how it ended, or None if it became somebody else's.
@@ -108,6 +110,7 @@ class TrialWatch:
             number,
             seed_of(self._spec, home, "training"),
             self._shared.runs / f"trial-{home}",
+            self._claim.lease.token,
             self._in_order(),
         )
         self._trainer.expect()
@@ -184,6 +187,8 @@ class TrialWatch:
             self._folds[fold.fold] = fold
         if self._live.lost.is_set():
             return None
+        asked = self._told is Verdict.YIELD or self._shared.stop.draining.is_set()
+        self.superseded = outcome.state == "yielded" and not asked
         complete = len(self._folds) == self._spec.validation.fold_count
         state = "complete" if complete else outcome.state
         assert state != "complete" or complete, "the trainer left folds out"

@@ -40,6 +40,7 @@ from criteria_cli.hpo.store_thread import Work
 from criteria_cli.hpo.trainer_process import Launch, TrainerProcess
 from criteria_cli.hpo.trainer_start import wait_until_ready
 from criteria_cli.hpo.trial_run import TrialWatch
+from criteria_cli.study.attempts import Attempt
 from criteria_cli.study.messages import Ready, TrainerSetup
 
 _log = logging.getLogger(__name__)
@@ -175,7 +176,10 @@ class Worker(threading.Thread):
         try:
             if claim.decided is not None:  # stopped by the pruner before its worker died
                 # its trainer may have gone on before the answer came, and finished another fold
-                done = folds_on_disk(self._shared.runs / f"trial-{claim.home}")
+                folder = self._shared.runs / f"trial-{claim.home}"
+                if folder.exists():
+                    Attempt(folder, claim.lease.trial, claim.lease.token).begin()
+                done = folds_on_disk(folder)
                 done |= {fold.fold: fold for fold in claim.folds}
                 folds = tuple(done[number] for number in sorted(done))
                 self._tell(claim.lease, Ending("pruned", folds), claim.decided)
@@ -217,6 +221,13 @@ class Worker(threading.Thread):
                 )
         elif became in ("complete", "pruned"):
             self._failures = 0
+        elif became == "yielded" and watch.superseded:  # and yet the store calls it ours
+            place = f"{self._shared.runs.name}/trial-{lease.trial}"
+            raise StoreError(
+                f"storage: `{place}` was written by a later attempt than the store knows of",
+                hint="if the store is a backup, remove that folder to train the trial anew",
+                code="store.behind",
+            )
 
     def _tell(self, lease: Lease, ending: Ending, reason: str) -> str:
         """Record how the trial ended; the word for what it became."""

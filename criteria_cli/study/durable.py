@@ -23,10 +23,14 @@ def private_folder(path: Path) -> None:
             folder.mkdir(mode=0o700, exist_ok=True)
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Put a JSON object in place of `path`: after a crash the old file is there, or the new one."""
+def write_json(path: Path, value: Mapping[str, Any], *, through: Path | None = None) -> None:
+    """Put a JSON object in place of `path`: after a crash the old file is there, or the new one.
+
+    Args:
+        through: the folder to write it in before it is renamed; by default the one it comes to.
+    """
     # others may write it too, and in containers every one of them is process 1
-    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}{PARTIAL}")
+    partial = (through or path.parent) / f"{path.name}.{secrets.token_hex(4)}{PARTIAL}"
     content = json.dumps(value, allow_nan=False).encode()
     failpoint("file.write")
     with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:

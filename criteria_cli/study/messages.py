@@ -143,6 +143,7 @@ def order_to_json(order: Order) -> dict[str, Any]:
             "number": order.run.number,
             "seed": order.run.seed,
             "directory": str(order.run.directory),
+            "attempt": order.run.attempt,
             "finished": [asdict(fold) for fold in order.run.finished],
         }
     if isinstance(order, Reply):
@@ -169,6 +170,7 @@ def order_from_json(value: Mapping[str, Any]) -> Order:
                     value["number"],
                     value["seed"],
                     Path(value["directory"]),
+                    value["attempt"],
                     tuple(FoldReport(**fold) for fold in value["finished"]),
                 ),
             )

@@ -113,6 +113,8 @@ class TrialRun:
     """A function of study and trial alone."""
     directory: Path
     """`fold-K.json` of finished folds and checkpoints live here; finished folds are reused."""
+    attempt: int = 1
+    """Grows with every worker that has the trial; see `attempts`."""
     finished: tuple[FoldReport, ...] = ()
     """Folds that the store knows as finished, perhaps on a machine with another disk."""
 

@@ -50,12 +50,16 @@ class Checkpoints:
         folder: private; made with the first checkpoint.
         fold: its number.
         fingerprint: of settings, data and folds; a checkpoint with another one is not used.
+        through: as `write_json` has it.
     """
 
-    def __init__(self, folder: Path, fold: int, fingerprint: str) -> None:
+    def __init__(
+        self, folder: Path, fold: int, fingerprint: str, *, through: Path | None = None
+    ) -> None:
         self._folder = folder
         self._stem = f"fold-{fold}-"
         self._fingerprint = fingerprint
+        self._through = through
 
     def save(self, position: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Write a checkpoint; older ones than the one before it go.
@@ -71,14 +75,15 @@ class Checkpoints:
         number = max(numbers, default=0) + 1
         try:
             private_folder(self._folder)
-            digest = write_tensors(self._tensors(number), tensors)
+            digest = write_tensors(self._tensors(number), tensors, through=self._through)
             content = {
                 "schema": SCHEMA,
                 "fingerprint": self._fingerprint,
                 "tensors_sha256": digest,
                 "position": dict(position),
             }
-            write_json(self._manifest(number), {**content, "sha256": _digest(content)})
+            manifest = {**content, "sha256": _digest(content)}
+            write_json(self._manifest(number), manifest, through=self._through)
             for old in sorted(numbers)[: -(KEPT - 1) or None]:
                 self._remove(old)
         except (OSError, SafetensorError) as error:

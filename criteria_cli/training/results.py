@@ -36,11 +36,13 @@ class TrialFolder:
     Args:
         folder: private; made when something is written.
         fingerprint: of settings, data and folds; results with another one are refused.
+        through: as `write_json` has it.
     """
 
-    def __init__(self, folder: Path, fingerprint: str) -> None:
+    def __init__(self, folder: Path, fingerprint: str, *, through: Path | None = None) -> None:
         self.folder = folder
         self.fingerprint = fingerprint
+        self._through = through
 
     def save_fold(
         self,
@@ -60,7 +62,7 @@ class TrialFolder:
         """
         private_folder(self.folder)
         tensors = {"pairs": torch.from_numpy(pairs), "scores": torch.from_numpy(scores)}
-        digest = write_tensors(self._scores(report.fold), tensors)
+        digest = write_tensors(self._scores(report.fold), tensors, through=self._through)
         write_json(
             self._fold(report.fold),
             {
@@ -70,6 +72,7 @@ class TrialFolder:
                 "epochs": [asdict(epoch) for epoch in epochs],
                 "scores_sha256": digest,
             },
+            through=self._through,
         )
 
     def load_fold(self, fold: int) -> FoldReport | None:
@@ -118,7 +121,7 @@ class TrialFolder:
             "settings": settings,
             **asdict(outcome),
         }
-        write_json(self.folder / "result.json", content)
+        write_json(self.folder / "result.json", content, through=self._through)
 
     def _fold(self, fold: int) -> Path:
         return self.folder / f"fold-{fold}.json"

@@ -13,9 +13,13 @@ from torch import Tensor
 from criteria_cli.study.durable import PARTIAL, put_in_place
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
-    """Put tensors in place of `path`, as safetensors; their file's sha256."""
-    partial = path.with_name(path.name + PARTIAL)
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, through: Path | None = None) -> str:
+    """Put tensors in place of `path`, as safetensors; their file's sha256.
+
+    Args:
+        through: the folder to write them in before they are renamed, as `write_json` has it.
+    """
+    partial = (through or path.parent) / (path.name + PARTIAL)
     os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
     save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, partial)
     with partial.open("rb") as file:

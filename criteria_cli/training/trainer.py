@@ -19,6 +19,7 @@ from criteria_cli import __version__
 from criteria_cli.data.folds import Fold, split
 from criteria_cli.data.formats import load_corpus
 from criteria_cli.errors import CriteriaError, TrialFailed, UsageError
+from criteria_cli.study.attempts import Attempt
 from criteria_cli.study.messages import Learned, Ready, TrainerSetup
 from criteria_cli.study.spec import LOCAL_KEYS, Hyperparameters, ModelSpec, StudySpec, flatten
 from criteria_cli.study.trial import FoldReport, Outcome, Report, TrialRun, Verdict
@@ -109,7 +110,7 @@ class Trainer:
 
     def _guarded(self, hyperparameters: Hyperparameters, report: Report, run: TrialRun) -> Outcome:
         try:
-            return self._run(hyperparameters, report, run)
+            return self._attempted(hyperparameters, report, run)
         except UsageError as error:  # a sampled value that this model cannot take
             raise TrialFailed("model", error.message, hint=error.hint) from error
         except CriteriaError:
@@ -124,6 +125,20 @@ class Trainer:
             if "CUDA error" in str(error):
                 raise TrialFailed("device", f"{self.device.name} stopped working") from error
             raise
+
+    def _attempted(
+        self, hyperparameters: Hyperparameters, report: Report, run: TrialRun
+    ) -> Outcome:
+        """Train it, unless or until another worker writes in its folder."""
+        attempt = Attempt(run.directory, run.number, run.attempt)
+        attempt.begin()
+        try:
+            if not attempt.is_superseded():
+                return self._run(hyperparameters, report, run, attempt.folder)
+        except (OSError, TrialFailed):
+            if not attempt.is_superseded():
+                raise
+        return Outcome("yielded", None)
 
     def fit(
         self,
@@ -178,15 +193,18 @@ class Trainer:
         """The resident model of `spec`, with the weights that the last fit left."""
         return self._shelf.take(spec).model
 
-    def _run(self, hyperparameters: Hyperparameters, report: Report, run: TrialRun) -> Outcome:
-        folder = TrialFolder(run.directory, self.fingerprint(hyperparameters, run.seed))
+    def _run(
+        self, hyperparameters: Hyperparameters, report: Report, run: TrialRun, through: Path
+    ) -> Outcome:
+        fingerprint = self.fingerprint(hyperparameters, run.seed)
+        folder = TrialFolder(run.directory, fingerprint, through=through)
         elsewhere = {fold.fold: fold for fold in run.finished}  # on a machine with another disk
         finished: list[FoldReport] = []
         for fold in self.folds:
             done = folder.load_fold(fold.number) or elsewhere.get(fold.number)
             if done is None:
                 checkpoints = Checkpoints(
-                    run.directory / "checkpoints", fold.number, folder.fingerprint
+                    run.directory / "checkpoints", fold.number, fingerprint, through=through
                 )
                 result = self.fit(
                     hyperparameters,

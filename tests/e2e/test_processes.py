@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 from pathlib import Path
@@ -16,12 +17,16 @@ from criteria_cli.hpo.tables import decisions
 from criteria_cli.hpo.url import read_url
 
 
+def is_stopped(pid: int) -> bool:
+    return "T" in Path(f"/proc/{pid}/stat").read_text().split(")")[1][:3]
+
+
 def freeze_between_transactions(command: Command) -> None:
     """Stop a process where it holds no lock of an SQLite file: nothing could take that from it."""
 
     def frozen() -> bool:
         command.signal(signal.SIGSTOP)
-        wait_until(lambda: "T" in Path(f"/proc/{command.pid}/stat").read_text().split(")")[1][:3])
+        wait_until(lambda: is_stopped(command.pid))
         if f"POSIX  ADVISORY  WRITE {command.pid} " not in Path("/proc/locks").read_text():
             return True
         command.signal(signal.SIGCONT)
@@ -198,6 +203,56 @@ def test_a_worker_that_was_frozen_finds_its_trial_taken_and_takes_another(place:
     assert other.end() == 0, other.text
     assert "state='lost'" in frozen.text or "abandoned" in frozen.text, frozen.text
     check(place.storage, place.runs, place.name, target=3)
+
+
+def files_of(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """What lies in a folder; a file that was put in place again has another number."""
+    return {
+        str(path.relative_to(folder)): (path.stat().st_ino, path.read_bytes())
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.mark.fault(15)
+@pytest.mark.parametrize(
+    "writing", ["2", "3", "7"], ids=["a checkpoint", "a fold", "the trial's result"]
+)
+def test_a_frozen_trainer_that_wakes_writes_nothing_over_its_successors_files(
+    place: Place, writing: str
+) -> None:
+    """All of a job is frozen while a file is on its way into the trial's folder; another worker
+    takes the trial over, and finishes it before the first goes on."""
+    place.write(trials=1)
+    frozen = place.start(env={"TRAINER_FAULTS": f"file.rename:stop@{writing}"})
+    wait_until(lambda: frozen.trainers(), what="the trainer's start")
+    trainer = frozen.trainers()[0]
+    wait_until(lambda: is_stopped(trainer), what="the trainer's stop")
+    freeze_between_transactions(frozen)
+    other = place.start()
+    assert other.end() == 0, other.text
+    assert "TrialStarted" in other.text
+    before = files_of(place.runs / "s" / "trial-0")
+    os.kill(trainer, signal.SIGCONT)
+    wait_until(lambda: not is_running(trainer) or not is_stopped(trainer))
+    frozen.signal(signal.SIGCONT)
+    assert frozen.end() == 0, frozen.text
+    assert files_of(place.runs / "s" / "trial-0") == before
+    check(place.storage, place.runs, place.name, target=1)
+    assert [outcome for _, outcome, _ in outcomes(place)] == ["lost", "complete"]
+
+
+def test_a_store_that_knows_less_than_the_results_is_not_trained_into(
+    sqlite_place: Place,
+) -> None:
+    """As after a backup was put back: the trial's folder is a later attempt's."""
+    place = sqlite_place.write(trials=1)
+    later = place.runs / "s" / "trial-0" / ".attempt-0-2"
+    later.mkdir(mode=0o700, parents=True)
+    worker = place.start()
+    assert worker.end() == 4, worker.text
+    assert "`s/trial-0` was written by a later attempt than the store knows of" in worker.text
+    assert list(later.parent.iterdir()) == [later]
 
 
 # -- signals -------------------------------------------------------------------------------------

@@ -74,7 +74,6 @@ def _rungs(desk: Desk, trial_id: int) -> list[str]:
     return [row[0] for row in rows]
 
 
-@pytest.mark.fault(14)
 @pytest.mark.parametrize(
     "report",
     ["zzz", "[]", '{"fold": 1}', '{"fold": 1, "score": "x", "best_epoch": 1, "epochs": 1}'],
@@ -90,6 +89,7 @@ def test_a_trial_whose_folds_are_damaged_is_left_where_it_is(storage: str, repor
         assert a.rows("select worker, token from criteria_leases") == [(None, 1)]
 
 
+@pytest.mark.fault(14)
 def test_of_several_rivals_one_adopts(storage: str) -> None:
     with desks(storage, 4, spec=spec_of(budget={"trials": 1}), lease_s=60.0) as (a, *rivals):
         a.lease_s = -1.0

@@ -20,7 +20,8 @@ from pathlib import Path
 
 from criteria_cli.errors import MachineError, TrialFailed, UsageError
 from criteria_cli.failpoints import failpoint
-from criteria_cli.study.durable import private_folder, read_json, write_json
+from criteria_cli.study.attempts import Attempt
+from criteria_cli.study.durable import read_json, write_json
 from criteria_cli.study.messages import Ready, TrainerSetup
 from criteria_cli.study.spec import Hyperparameters, StudySpec
 from criteria_cli.study.trial import (
@@ -77,23 +78,45 @@ class SyntheticTrainer:
     ) -> Outcome:
         assert run is not None
         _fail_if_told(run.number)
+        attempt = Attempt(run.directory, run.number, run.attempt)
+        attempt.begin()
+        try:
+            if not attempt.is_superseded():
+                return self._run(spec, hyperparameters, report, run, attempt.folder)
+        except OSError:
+            if not attempt.is_superseded():
+                raise
+        return Outcome("yielded", None)
+
+    def _run(
+        self,
+        spec: StudySpec,
+        hyperparameters: Hyperparameters,
+        report: Report,
+        run: TrialRun,
+        through: Path,
+    ) -> Outcome:
         known = {fold.fold: fold for fold in run.finished}
         finished: list[FoldReport] = []
-        private_folder(run.directory)
         for number in range(1, spec.validation.fold_count + 1):
             done = _load_fold(run.directory, number) or known.get(number)
             if done is None:
-                verdict, done = self._fold(hyperparameters, report, run, number)
+                verdict, done = self._fold(hyperparameters, report, run, number, through)
                 if done is None:
-                    return _end(run, verdict, finished)
+                    return _end(run, verdict, finished, through)
             finished.append(done)
             verdict = report(done)
             if verdict is not Verdict.CONTINUE and number < spec.validation.fold_count:
-                return _end(run, verdict, finished)
-        return _end(run, Verdict.CONTINUE, finished)
+                return _end(run, verdict, finished, through)
+        return _end(run, Verdict.CONTINUE, finished, through)
 
     def _fold(
-        self, hyperparameters: Hyperparameters, report: Report, run: TrialRun, fold: int
+        self,
+        hyperparameters: Hyperparameters,
+        report: Report,
+        run: TrialRun,
+        fold: int,
+        through: Path,
     ) -> tuple[Verdict, FoldReport | None]:
         training = hyperparameters.training
         checkpoint = run.directory / f"checkpoint-{fold}.json"
@@ -106,7 +129,7 @@ class SyntheticTrainer:
             failpoint("trainer.epoch")
             time.sleep(EPOCH_S)
             scores.append(score_of(training.learning_rate, run.seed, fold, epoch))
-            _save_checkpoint(checkpoint, scores)
+            _save_checkpoint(checkpoint, scores, through)
             verdict = report(
                 EpochReport(fold, epoch, scores[-1], max(scores), 1.0 / epoch, EPOCH_S)
             )
@@ -117,17 +140,18 @@ class SyntheticTrainer:
             fold, best, scores.index(best) + 1, len(scores), {"f1": best, "collapsed": COLLAPSED}
         )
         failpoint("trainer.fold")
-        write_json(run.directory / f"fold-{fold}.json", {"report": asdict(done), "bulk": BULK})
+        content = {"report": asdict(done), "bulk": BULK}
+        write_json(run.directory / f"fold-{fold}.json", content, through=through)
         checkpoint.unlink(missing_ok=True)
         return Verdict.CONTINUE, done
 
 
-def _end(run: TrialRun, verdict: Verdict, finished: list[FoldReport]) -> Outcome:
+def _end(run: TrialRun, verdict: Verdict, finished: list[FoldReport], through: Path) -> Outcome:
     states = {Verdict.CONTINUE: "complete", Verdict.STOP: "pruned", Verdict.YIELD: "yielded"}
     score = sum(fold.score for fold in finished) / len(finished) if finished else None
     outcome = Outcome(states[verdict], score, tuple(finished))  # type: ignore[arg-type]
     if verdict is not Verdict.YIELD:
-        write_json(run.directory / "result.json", asdict(outcome))
+        write_json(run.directory / "result.json", asdict(outcome), through=through)
         failpoint("trainer.result")
     return outcome
 
@@ -137,10 +161,10 @@ def _load_fold(folder: Path, fold: int) -> FoldReport | None:
     return FoldReport(**found["report"]) if found else None
 
 
-def _save_checkpoint(path: Path, scores: list[float]) -> None:
+def _save_checkpoint(path: Path, scores: list[float], through: Path) -> None:
     failpoint("trainer.save")
     content = {"scores": scores, "bulk": BULK}
-    write_json(path, {**content, "sha256": _digest(content)})
+    write_json(path, {**content, "sha256": _digest(content)}, through=through)
 
 
 def _load_checkpoint(path: Path) -> dict[str, list[float]] | None:

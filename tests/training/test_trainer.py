@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from criteria_cli.errors import TrialFailed
+from criteria_cli.study.attempts import Attempt
 from criteria_cli.study.messages import TrainerSetup
 from criteria_cli.study.spec import StudySpec
 from criteria_cli.study.trial import (
@@ -90,13 +91,32 @@ def test_a_trial_leaves_its_folds_and_result_on_disk(trainer: Trainer, tmp_path:
         "fold-1.json", "fold-1.safetensors", "fold-2.json", "fold-2.safetensors", "result.json",
     }  # fmt: skip
     assert not list((folder / "checkpoints").iterdir())
-    assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in folder.glob("*.*"))
+    assert all(stat.S_IMODE((folder / name).stat().st_mode) == 0o600 for name in names)
     result = json.loads((folder / "result.json").read_text())
     assert result["schema"] == "criteria.trial/1"
     assert result["settings"]["training"]["learning_rate"] == 3e-3
     assert [fold["score"] for fold in result["folds"]] == [fold.score for fold in outcome.folds]
     fold = json.loads((folder / "fold-1.json").read_text())
     assert [epoch["epoch"] for epoch in fold["epochs"]] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("at", [EpochReport, FoldReport], ids=["a checkpoint", "a fold"])
+def test_a_trainer_whose_trial_was_taken_over_writes_nothing_more(
+    trainer: Trainer, tmp_path: Path, at: type
+) -> None:
+    def taken(event: Event) -> Verdict:
+        if isinstance(event, at):
+            Attempt(tmp_path, 3, 2).begin()
+            left.append({path: path.stat().st_ino for path in tmp_path.rglob("*")})
+        return Verdict.CONTINUE
+
+    left: list[dict[Path, int]] = []
+    outcome = run(trainer, tmp_path, report=taken)
+    assert (outcome.state, outcome.folds) == ("yielded", ())
+    assert {path: path.stat().st_ino for path in tmp_path.rglob("*")} == left[0]
+    again = run(trainer, tmp_path)
+    assert (again.state, again.folds) == ("yielded", ()), "an order that comes late"
+    assert {path: path.stat().st_ino for path in tmp_path.rglob("*")} == left[0]
 
 
 def test_scores_on_disk_are_those_of_the_folds_pairs(trainer: Trainer, tmp_path: Path) -> None:
@@ -272,6 +292,7 @@ KILLED = """
 import json, sys
 from pathlib import Path
 import torch
+from criteria_cli.study.attempts import Attempt
 from criteria_cli.study.messages import TrainerSetup
 from criteria_cli.study.spec import StudySpec
 from criteria_cli.study.trial import TrialRun, Verdict, event_to_json

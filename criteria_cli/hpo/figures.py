@@ -24,7 +24,7 @@ Figure = Any  # plotly ships no types
 
 def history(record: StudyRecord) -> Figure | None:
     """Each finished trial's score and the best so far."""
-    finished = [trial for trial in record.study.trials if trial.value is not None]
+    finished = [trial for trial in record.finished if trial.value is not None]
     pruned = [trial for trial in finished if trial.state is optuna.trial.TrialState.PRUNED]
     complete = sorted(record.complete, key=lambda trial: trial.number)
     if not complete:

@@ -70,7 +70,7 @@ class StudyRecord:
 
     definition: Mapping[str, Any]
     study: optuna.Study
-    """In memory: a copy of the trials, without their intermediate values."""
+    """In memory: a copy of all trials, without their intermediate values."""
     folds: tuple[FoldFact, ...]
     epochs: tuple[EpochFact, ...]
     attempts: tuple[AttemptFact, ...]
@@ -79,6 +79,11 @@ class StudyRecord:
     @property
     def metric(self) -> str:
         return str(self.definition["validation"]["metric"])
+
+    @property
+    def finished(self) -> list[optuna.trial.FrozenTrial]:
+        """Trials that are over, by number."""
+        return [trial for trial in self.study.trials if trial.state.is_finished()]
 
     @property
     def complete(self) -> list[optuna.trial.FrozenTrial]:
@@ -124,7 +129,7 @@ def _copied_study(engine: sa.Engine, connection: sa.Connection, name: str) -> op
     with joined(engine, connection) as storage:
         trials = optuna.load_study(study_name=name, storage=storage).get_trials()
     copy = optuna.create_study(study_name=name, direction="maximize")
-    copy.add_trials([trial for trial in trials if trial.state.is_finished()])
+    copy.add_trials(trials)  # those that run too: a copy is numbered by its place
     return copy
 
 

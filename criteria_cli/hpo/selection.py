@@ -53,7 +53,7 @@ def select(storage: str, name: str, which: int | Literal["best"]) -> Selection:
     spec = read_spec(record.definition, name)
     if which == "best":
         return _best(record, spec, name)
-    for trial in record.study.trials:
+    for trial in record.finished:
         if trial.number == which:
             return Selection(spec, which, trial.params, trial.value, None)
     raise UsageError(f"study `{name}` has no finished trial {which}", code="study.no_trial")

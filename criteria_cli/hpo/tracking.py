@@ -47,7 +47,7 @@ def tracked(record: StudyRecord) -> Iterator[TrackedTrial]:
     folds: dict[int, dict[int, float]] = defaultdict(dict)
     for fold in record.folds:
         folds[fold.trial][fold.fold] = fold.score
-    for trial in record.study.trials:
+    for trial in record.finished:
         score = trial.value if trial.value is not None and math.isfinite(trial.value) else None
         yield TrackedTrial(
             number=trial.number,

@@ -9,7 +9,8 @@ import sqlalchemy as sa
 from desk import desks
 
 from criteria_cli import wiring
-from criteria_cli.errors import StoreError
+from criteria_cli.errors import StoreError, UsageError
+from criteria_cli.hpo.selection import select, study_record
 from criteria_cli.study.final import TrainOrder
 
 
@@ -29,3 +30,17 @@ def test_a_parameter_that_no_definition_has_is_damage(name: str, storage: str) -
         )
         with pytest.raises(StoreError, match="of study `s` is damaged"):
             wiring.order_from_trial(order, storage, "best")
+
+
+def test_trials_keep_their_numbers_beside_one_that_runs(storage: str) -> None:
+    with desks(storage, 2) as (other, desk):
+        assert other.take().lease.trial == 0
+        assert [desk.whole_trial(0.4), desk.whole_trial(0.6)] == [1, 2]
+        record = study_record(storage, "s")
+        assert [trial.number for trial in record.finished] == [1, 2]
+        chosen = select(storage, "s", "best")
+        assert (chosen.trial, chosen.score) == (2, pytest.approx(0.6))
+        assert chosen.without == (chosen.params,) * 2, "it is the best of both folds"
+        assert select(storage, "s", 1).score == pytest.approx(0.4)
+        with pytest.raises(UsageError, match="no finished trial 0"):
+            select(storage, "s", 0)

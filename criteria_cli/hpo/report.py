@@ -204,6 +204,9 @@ def _facts(found: StudyStatus, record: StudyRecord) -> list[tuple[str, str]]:
         ),
         ("versions", ", ".join(f"{k} {v}" for k, v in sorted(found.versions.items()))),
     ]
+    confirm = found.pruning.confirm
+    if confirm.wanted:
+        rows.append(("confirmed", f"{confirm.complete} of {confirm.wanted} stopped trials"))
     if best is not None:
         rows.insert(
             1, ("parameters", ", ".join(f"{k} = {_short(v)}" for k, v in best.params.items()))

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
 import sqlalchemy as sa
 
 from criteria_cli.hpo import tables
+from criteria_cli.hpo.confirmations import replaced
 from criteria_cli.hpo.optuna_store import joined
 from criteria_cli.hpo.trouble import trusting
 
@@ -30,6 +31,10 @@ class FoldFact:
     reliability: Sequence[Sequence[float]] = ()
     """By predicted probability, in bins: pairs, their mean probability, their positives."""
 
+    @property
+    def place(self) -> tuple[int, ...]:
+        return self.trial, self.fold
+
 
 @dataclass(frozen=True)
 class EpochFact:
@@ -40,6 +45,10 @@ class EpochFact:
     epoch: int
     score: float
     seconds: float
+
+    @property
+    def place(self) -> tuple[int, ...]:
+        return self.trial, self.fold, self.epoch
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,9 @@ class StudyRecord:
     epochs: tuple[EpochFact, ...]
     attempts: tuple[AttemptFact, ...]
     cuts: tuple[CutFact, ...]
+    replaced: frozenset[int] = frozenset()
+    """Stopped trials that another one has finished; see `confirm`. They count as one, so no fold,
+    epoch or cut of theirs is here."""
 
     @property
     def metric(self) -> str:
@@ -82,8 +94,12 @@ class StudyRecord:
 
     @property
     def finished(self) -> list[optuna.trial.FrozenTrial]:
-        """Trials that are over, by number."""
-        return [trial for trial in self.study.trials if trial.state.is_finished()]
+        """Trials that are over, by number; of a trial and its confirmation the latter."""
+        return [
+            trial
+            for trial in self.study.trials
+            if trial.state.is_finished() and trial.number not in self.replaced
+        ]
 
     @property
     def complete(self) -> list[optuna.trial.FrozenTrial]:
@@ -115,14 +131,38 @@ def read_record(engine: sa.Engine, name: str) -> StudyRecord:
                 tables.studies.c.name == name
             )
         ).one()
+        gone = frozenset(connection.execute(replaced(name)).scalars())
+        confirmed = _confirmed(connection, name)
         return StudyRecord(
             definition=json.loads(row.definition),
             study=_copied_study(engine, connection, name),
-            folds=_folds(connection, name),
-            epochs=_epochs(connection, name),
+            folds=_once(_folds(connection, name), confirmed, gone),
+            epochs=_once(_epochs(connection, name), confirmed, gone),
             attempts=_attempts(connection, name, row.created_at),
-            cuts=_cuts(connection, name),
+            cuts=tuple(cut for cut in _cuts(connection, name) if cut.trial not in gone),
+            replaced=gone,
         )
+
+
+def _confirmed(connection: sa.Connection, name: str) -> dict[int, int]:
+    """The stopped trial that each confirmation finishes."""
+    table = tables.confirmations
+    rows = connection.execute(sa.select(table.c.trial, table.c.source).where(table.c.study == name))
+    return {row.trial: row.source for row in rows}
+
+
+Fact = TypeVar("Fact", bound=FoldFact | EpochFact)
+
+
+def _once(
+    facts: Iterable[Fact], confirmed: Mapping[int, int], gone: frozenset[int]
+) -> tuple[Fact, ...]:
+    """A confirmation is born with its source's folds and epochs: they are the source's until the
+    confirmation is complete, and then its own."""
+    kept = {fact.place: fact for fact in facts if fact.trial not in gone}
+    return tuple(
+        fact for fact in kept.values() if (confirmed.get(fact.trial), *fact.place[1:]) not in kept
+    )
 
 
 def _copied_study(engine: sa.Engine, connection: sa.Connection, name: str) -> optuna.Study:

@@ -53,8 +53,8 @@ def select(storage: str, name: str, which: int | Literal["best"]) -> Selection:
     spec = read_spec(record.definition, name)
     if which == "best":
         return _best(record, spec, name)
-    for trial in record.finished:
-        if trial.number == which:
+    for trial in record.study.trials:  # a confirmed one too
+        if trial.number == which and trial.state.is_finished():
             return Selection(spec, which, trial.params, trial.value, None)
     raise UsageError(f"study `{name}` has no finished trial {which}", code="study.no_trial")
 

@@ -8,9 +8,12 @@ from desk import Desk, desks, identity_of, spec_of
 
 from criteria_cli.hpo import status
 from criteria_cli.hpo.claims import Claim, Nothing
+from criteria_cli.hpo.figures import history
 from criteria_cli.hpo.leases import Lease
 from criteria_cli.hpo.optuna_store import joined
 from criteria_cli.hpo.prepare import Budget, prepare
+from criteria_cli.hpo.selection import select, study_record
+from criteria_cli.hpo.tracking import tracked
 
 FOLDS = 3
 SPEC = spec_of(
@@ -92,6 +95,29 @@ def test_optuna_sees_a_complete_trial_with_the_same_parameters(storage: str) -> 
     assert confirmed.user_attrs["confirms"] == 4
     assert source.state.name == "PRUNED"
     assert len(confirmed.intermediate_values) == FOLDS * 2
+
+
+def test_a_report_counts_a_confirmed_trial_once_as_status_does(storage: str) -> None:
+    with desks(storage, 2, spec=SPEC) as (a, b):
+        run_budget(a)
+        finish(a, a.take(), 0.60)
+        under_way = b.take()
+        assert (under_way.lease.trial, under_way.source) == (7, 3)
+        train(b, under_way.lease, 0.40, first=2)
+        found, record = status.read_study(storage, "s"), study_record(storage, "s")
+        states = [trial.state for trial in tracked(record)]
+        assert states.count("complete") == found.trials.complete == 4
+        assert states.count("pruned") == found.trials.pruned == 2
+        drawn = {trace.name: list(trace.x) for trace in history(record).data}
+        assert (drawn["pruned"], drawn["complete"]) == ([3, 5], [0, 1, 2, 6])
+        # a fold that a confirmation was born with is told once, what it trained itself too
+        assert [(fold.trial, fold.fold) for fold in record.folds if fold.trial > 2] == [
+            (3, 1), (5, 1), (6, 1), (6, 2), (6, 3), (7, 2), (7, 3),
+        ]  # fmt: skip
+        assert {(epoch.trial, epoch.fold) for epoch in record.epochs} == {
+            (fold.trial, fold.fold) for fold in record.folds
+        }
+        assert select(storage, "s", 4).score == pytest.approx(0.50), "it can still be named"
 
 
 def test_several_workers_share_the_confirmations(storage: str) -> None:

@@ -11,15 +11,19 @@ from criteria_cli.errors import MachineError, StoreError, UsageError
 
 @contextmanager
 def nothing_left_if_refused(folder: Path) -> Iterator[None]:
-    """Take away the empty folders that a command made before it found that it cannot start."""
-    there = {path for path in (folder, *folder.parents) if path.exists()}
+    """Take away the empty folders that a command made before it found that it cannot start.
+
+    Where the folder was there already, nothing is taken away: empty folders in it may be those
+    that a living worker is about to write in.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         yield
     except (UsageError, MachineError, StoreError):
-        made = [path for path in (folder, *folder.parents) if path not in there]
-        for path in [*_inside(folder), *made]:
-            if path.is_dir() and not any(path.iterdir()):
-                path.rmdir()
+        if folder in made:
+            for path in [*_inside(folder), *made]:
+                if path.is_dir() and not any(path.iterdir()):
+                    path.rmdir()
         raise
 
 

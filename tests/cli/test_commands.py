@@ -22,6 +22,8 @@ from terminals import Terminal, without_codes
 
 from criteria_cli.cli.app import with_watch_value
 from criteria_cli.cli.failures import bare_traceback
+from criteria_cli.cli.folders import nothing_left_if_refused
+from criteria_cli.errors import MachineError
 from criteria_cli.study.files import load_definition
 
 SUPPORT = Path(__file__).parents[1] / "support"
@@ -88,6 +90,9 @@ def test_a_search_in_a_pipe(finished: tuple[Path, Any]) -> None:
     assert starting == "worker starting device=cpu"
     assert ready.startswith("worker ready device=cpu ")
     assert sum(" trial n=" in line and " start " in line for line in events) == 6
+    pruned = [line for line in events if " pruned fold=" in line]
+    assert pruned
+    assert all(re.search(r": hyperband < 0\.\d{4}$", line) for line in pruned)
     assert "A.1" in ran.err
     assert re.search(r" (\d+) of \1 evidence sentences found in their posts", ran.err)
     assert lines[-3].startswith("s: 6 of 6 trials, best f1 0.")
@@ -454,3 +459,15 @@ def test_watching_redraws_in_place(study: Path, terminal: Open) -> None:
     opened.until("\x1b\\[\\d+A")
     os.kill(opened.process.pid, signal.SIGINT)
     assert opened.end() == 0
+
+
+def test_a_refused_command_takes_no_folder_from_a_living_worker(tmp_path: Path) -> None:
+    busy = tmp_path / "runs" / "s" / "trial-0" / ".attempt-0-1"
+    busy.mkdir(parents=True)
+    with pytest.raises(MachineError), nothing_left_if_refused(tmp_path / "runs" / "s"):
+        raise MachineError("no")
+    assert busy.is_dir()
+    with pytest.raises(MachineError), nothing_left_if_refused(tmp_path / "other" / "s"):
+        (tmp_path / "other" / "s" / "cache").mkdir(parents=True)
+        raise MachineError("no")
+    assert not (tmp_path / "other").exists()

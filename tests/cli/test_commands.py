@@ -467,7 +467,12 @@ def test_a_refused_command_takes_no_folder_from_a_living_worker(tmp_path: Path) 
     with pytest.raises(MachineError), nothing_left_if_refused(tmp_path / "runs" / "s"):
         raise MachineError("no")
     assert busy.is_dir()
-    with pytest.raises(MachineError), nothing_left_if_refused(tmp_path / "other" / "s"):
-        (tmp_path / "other" / "s" / "cache").mkdir(parents=True)
+    made = tmp_path / "other" / "s" / "cache"
+
+    def refused() -> None:
+        made.mkdir(parents=True)
         raise MachineError("no")
+
+    with pytest.raises(MachineError), nothing_left_if_refused(made.parent):
+        refused()
     assert not (tmp_path / "other").exists()

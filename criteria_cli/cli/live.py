@@ -94,8 +94,12 @@ def _ending(event: TrialEnded) -> str:
     place = "" if event.fold is None else f"fold {event.fold}"
     if event.epoch is not None:
         place += f" epoch {event.epoch}"
-    parts = [place, "" if event.score is None else score(event.score), duration(event.seconds)]
-    return "  ".join(part for part in (*parts, event.cause, event.reason) if part)
+    value = "" if event.score is None else score(event.score)
+    why = [part for part in (event.cause, event.reason) if part]
+    took = duration(event.seconds)
+    # a narrow window cuts what stands last
+    rest = (*why, took) if event.state == "pruned" else (took, *why)
+    return "  ".join(part for part in (place, value, *rest) if part)
 
 
 def screen(view: StudyView, events: list[Line], log: str, width: int, height: int) -> list[Line]:

@@ -56,10 +56,12 @@ def promoted(value: float, others: Sequence[float], reduction_factor: int) -> bo
 
     The first arrivals, too few for a share of one, are promoted if they are the best so far.
     """
-    if math.isnan(value):
-        return False
-    ranked = sorted([*others, value], reverse=True)
-    return value >= ranked[max(len(ranked) // reduction_factor - 1, 0)]
+    return not math.isnan(value) and value >= least_promoted([*others, value], reduction_factor)
+
+
+def least_promoted(values: Sequence[float], reduction_factor: int) -> float:
+    """The lowest of the values at a rung that is promoted."""
+    return sorted(values, reverse=True)[max(len(values) // reduction_factor - 1, 0)]
 
 
 def hyperband_stops(
@@ -80,6 +82,15 @@ def hyperband_stops(
             value = on_record.pop(trial.number)
             return not promoted(value, list(on_record.values()), spec.pruner.reduction_factor)
     return trial.should_prune()
+
+
+def needed(study: optuna.Study, spec: StudySpec, number: int, value: float, step: int) -> float:
+    """What the trial would have needed at the rung where it was stopped, with this value at this
+    step."""
+    own = rungs_of(spec, study.study_name, number)
+    key = RUNG_KEY.format(sum(rung <= step for rung in own) - 1)
+    values = _on_record(study, spec, key, bracket_of(spec, study.study_name, number))
+    return least_promoted(list({**values, number: value}.values()), spec.pruner.reduction_factor)
 
 
 def _on_record(study: optuna.Study, spec: StudySpec, key: str, bracket: int) -> dict[int, float]:

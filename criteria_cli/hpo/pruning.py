@@ -15,7 +15,7 @@ import numpy as np
 import optuna
 
 from criteria_cli.hpo.curves import look_epochs
-from criteria_cli.hpo.hyperband import hyperband_pruner, hyperband_stops, rungs_of
+from criteria_cli.hpo.hyperband import hyperband_pruner, hyperband_stops, needed, rungs_of
 from criteria_cli.hpo.patience import incumbent_patience_stops, own_patience_stops
 from criteria_cli.hpo.racing import standing
 from criteria_cli.hpo.racing_pruner import RacingPruner
@@ -41,6 +41,17 @@ class Decision:
     """The rule that stopped the trial."""
     detail: Mapping[str, float | int] = field(default_factory=dict)
     """The numbers behind a stop: fold, epoch, the incumbent's trial and so on."""
+
+    @property
+    def words(self) -> str:
+        """The rule and what it compared, in a few words."""
+        found, rule = self.detail, str(self.reason)
+        if "needed" in found:  # a fold's score stands beside this, an epoch's does not
+            value = f" {found['value']:.4f}" if "epoch" in found else ""
+            return f"{rule}{value} < {found['needed']:.4f}"
+        if "chance" in found:
+            return f"{rule}, chance {found['chance']:.1%}"
+        return f"{rule}, behind trial {found['incumbent']}" if "incumbent" in found else rule
 
 
 GO_ON = Decision(False)
@@ -144,8 +155,7 @@ def judge(
     if stop is None and reads_epochs(spec) and asks(spec, event):
         stop = _ask_racing(spec, trial.number, history, folds, epochs, event)
     if stop is None and optuna_stop:
-        reason: Reason = "median" if spec.pruner.type == "median" else "hyperband"
-        stop = Decision(True, reason, _where(event))
+        stop = _stopped_by_optuna(study, trial.number, spec, folds, event)
     return stop or GO_ON
 
 
@@ -197,6 +207,21 @@ def _ask_optuna(
     if spec.pruner.type == "median":
         return trial.should_prune()
     return hyperband_stops(study, trial, spec, step)
+
+
+def _stopped_by_optuna(
+    study: optuna.Study,
+    number: int,
+    spec: StudySpec,
+    folds: Floats,
+    event: EpochReport | FoldReport,
+) -> Decision:
+    if spec.pruner.type == "median":
+        return Decision(True, "median", _where(event))
+    told = reported(spec, event, dict(enumerate(folds.tolist(), start=1)))
+    assert told is not None, "its pruner was asked about a report"
+    numbers = {"value": told[0], "needed": needed(study, spec, number, *told)}
+    return Decision(True, "hyperband", {**_where(event), **numbers})
 
 
 def _ask_patience(

@@ -179,7 +179,7 @@ class TrialWatch:
             return Verdict.YIELD
         if not decision.stop:
             return Verdict.CONTINUE
-        self.reason = str(decision.reason)
+        self.reason = decision.words
         return Verdict.STOP
 
     def _ended(self, outcome: Outcome) -> Ending | None:

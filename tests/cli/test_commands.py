@@ -93,6 +93,9 @@ def test_a_search_in_a_pipe(finished: tuple[Path, Any]) -> None:
     pruned = [line for line in events if " pruned fold=" in line]
     assert pruned
     assert all(re.search(r": hyperband < 0\.\d{4}$", line) for line in pruned)
+    pruned = [line for line in events if " pruned fold=" in line]
+    assert pruned
+    assert all(re.search(r": hyperband < 0\.\d{4}$", line) for line in pruned)
     assert "A.1" in ran.err
     assert re.search(r" (\d+) of \1 evidence sentences found in their posts", ran.err)
     assert lines[-3].startswith("s: 6 of 6 trials, best f1 0.")

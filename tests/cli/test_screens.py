@@ -273,6 +273,21 @@ def test_a_pipe_gets_one_clean_line_per_event(study_status: StudyStatus) -> None
     assert "trial n=5 complete score=0.6100 best time_s=70" in written
 
 
+def test_what_a_pruned_trial_was_compared_with_fits_a_narrow_window() -> None:
+    for reason, epoch, value in (
+        ("hyperband < 0.4822", 12, 0.431), ("hyperband 0.4310 < 0.4822", 12, None),
+        ("patience, behind trial 96", None, 0.431), ("racing, chance 0.4%", 12, 0.431),
+    ):  # fmt: skip
+        ended = TrialEnded(
+            AT, "w", trial=147, state="pruned", score=value, fold=3, epoch=epoch, seconds=3900.0,
+            reason=reason,
+        )  # fmt: skip
+        found = event_line(ended)
+        assert found is not None
+        assert reason in found.fitted(79).text
+        assert event_sentence(ended).endswith(f": {reason}")
+
+
 def test_cut_posts_and_collapsed_models_are_said() -> None:
     """Traps 6 and 38."""
 

@@ -152,6 +152,24 @@ def test_epoch_rungs_stop_trials_within_their_first_fold() -> None:
     assert min(ran) == 1
 
 
+@pytest.mark.parametrize("resource", ["fold", "epoch"])
+def test_a_stop_says_what_was_compared(resource: str) -> None:
+    table = random_table(80, 3, 8)
+    played = PlayedStudy(definition(3, 8, resource=resource, startup_trials=2), table)
+    played.run(80)
+    stops = {n: d[-1] for n, d in played.decisions.items() if d[-1].stop}
+    assert stops
+    for number, stop in stops.items():
+        value, needed = stop.detail["value"], stop.detail["needed"]
+        assert value < needed
+        if "epoch" in stop.detail:
+            assert stop.words == f"hyperband {value:.4f} < {needed:.4f}"
+        else:
+            scores = table[number].max(axis=1)[: int(stop.detail["fold"])]
+            assert value == pytest.approx(scores.mean()), "it is the trial's score in its line"
+            assert stop.words == f"hyperband < {needed:.4f}"
+
+
 def test_failed_trials_do_not_end_the_competition() -> None:
     table = random_table(40)
     played = PlayedStudy(definition(startup_trials=0), table)

@@ -108,3 +108,4 @@ def test_the_reason_names_the_incumbent() -> None:
     assert stops
     assert {(stop.reason, stop.detail["incumbent"]) for stop in stops} == {("patience", 4)}
     assert {stop.detail["fold"] for stop in stops} == {2}
+    assert {stop.words for stop in stops} == {"patience, behind trial 4"}

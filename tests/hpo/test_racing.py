@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -230,6 +231,7 @@ def test_racing_stops_trials_within_folds_and_says_why() -> None:
     assert len(stops) > 12
     assert {stop.reason for stop in stops.values()} == {"racing"}
     assert any("epoch" in stop.detail for stop in stops.values())
+    assert all(re.fullmatch(r"racing, chance \d\.\d%", stop.words) for stop in stops.values())
     assert all(stop.detail["chance"] < stop.detail["chance_before"] for stop in stops.values())
     best = table.max(axis=2).mean(axis=1).argmax()
     assert played.study.best_trial.number == best

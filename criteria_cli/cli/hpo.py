@@ -257,6 +257,9 @@ def _conclude(again: str, summary: DataSummary, place: Store, result: SearchResu
     if status.pruning.confirm.complete:
         spent += f", {status.pruning.confirm.complete} confirmed"
     tell(f"{status.name}: {spent}{over}, {best}")
+    for trouble in status.troubles:
+        if trouble.code == "over_budget":
+            tell(f"{trouble.message}; {trouble.hint}")
     tell(f"store {place.shown}, log {shown_path(result.log)}")
     done = result.ended == "finished" and status.best is not None
     following = f"criteria train {again} --from best" if done else "the same command again"

@@ -19,6 +19,7 @@ from optuna.trial import TrialState
 
 from criteria_cli.failpoints import failpoint
 from criteria_cli.hpo import leases as lease_rows
+from criteria_cli.hpo.budget import confirming
 from criteria_cli.hpo.confirm import make_trial, next_source
 from criteria_cli.hpo.confirmations import source_of, tally
 from criteria_cli.hpo.endings import fail
@@ -35,6 +36,10 @@ from criteria_cli.study.trial import FoldReport
 
 LOST_IN_A_ROW = 5
 """A trial is failed after so many workers died on it without an epoch in between."""
+
+
+_Left = sa.Row[tuple[int, int, str]]
+"""A lease whose trial may be taken."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,7 @@ class Claimer:
             .with_for_update()  # the study's lock
         ).one()
         with opened.within(connection) as study:
-            left = self._left_behind(connection, opened, study)
+            left = self._left_behind(connection, opened, study, row.target)
             if left is not None:
                 return left
             if row.paused is not None:
@@ -127,9 +132,10 @@ class Claimer:
         return Claim(lease, params, 1, None, _stored_folds(connection, lease), None, source)
 
     def _left_behind(
-        self, connection: sa.Connection, opened: OpenStudy, study: optuna.Study
+        self, connection: sa.Connection, opened: OpenStudy, study: optuna.Study, target: int
     ) -> Claim | None:
-        for row in self._candidates(connection):
+        candidates = self._candidates(connection)
+        for row in self._within_budget(connection, candidates, target) if candidates else ():
             reported = _epochs_of(connection, self.spec.name, row.trial)
             lease = lease_rows.take(
                 connection,
@@ -152,7 +158,7 @@ class Claimer:
             return self._adopted(connection, opened, lease, row.holder)
         return None
 
-    def _candidates(self, connection: sa.Connection) -> list[sa.Row[tuple[int, int, str]]]:
+    def _candidates(self, connection: sa.Connection) -> list[_Left]:
         """Trials without a living holder: ours of a claim that we never heard of come first."""
         self._drop_finished(connection)
         over = lease_rows.expired(connection)
@@ -175,6 +181,17 @@ class Claimer:
             for row in rows
             if row.free or (row.over and judge) or (row.worker and self.is_dead(row.worker))
         ]
+
+    def _within_budget(
+        self, connection: sa.Connection, candidates: list[_Left], target: int
+    ) -> list[_Left]:
+        """Those of them that the budget still has, where it was lowered below what had begun."""
+        counts = tally(connection, self.spec.name)
+        exempt = set(connection.execute(confirming(self.spec.name)).scalars())
+        counted = [row.trial for row in candidates if row.trial not in exempt]
+        held = counts.running - len(counted)
+        more = set(counted[: max(0, target - counts.finished - held)])
+        return [row for row in candidates if row.trial in exempt | more]
 
     def _drop_finished(self, connection: sa.Connection) -> None:
         """Forget leases of trials that another program has finished."""

@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 
 from criteria_cli.failpoints import failpoint
 from criteria_cli.hpo import leases as lease_rows
+from criteria_cli.hpo.budget import may_finish
 from criteria_cli.hpo.clock import now
 from criteria_cli.hpo.leases import Lease, LeaseLost
 from criteria_cli.hpo.optuna_store import OpenStudy
@@ -53,7 +54,8 @@ class Ending:
 
 
 def finish(connection: sa.Connection, opened: OpenStudy, lease: Lease, ending: Ending) -> str:
-    """Record an ending; what it became, a word of `OUTCOMES`.
+    """Record an ending; what it became, a word of `OUTCOMES`. Where the budget was lowered and has
+    no place for it, the trial is given back with its folds.
 
     Raises:
         LeaseLost: the trial is somebody else's.
@@ -75,7 +77,8 @@ def finish(connection: sa.Connection, opened: OpenStudy, lease: Lease, ending: E
 def _ended(
     connection: sa.Connection, opened: OpenStudy, study: optuna.Study, lease: Lease, ending: Ending
 ) -> str:
-    if ending.outcome == "yielded":
+    over = ending.outcome in ("complete", "pruned") and not may_finish(connection, lease)
+    if ending.outcome == "yielded" or over:
         return _leave(connection, lease, "yielded")
     if ending.outcome == "failed":
         if ending.cause in RETRIED_CAUSES and not _stands_still(connection, lease):

@@ -91,6 +91,7 @@ def troubles_of(
     state: StudyState,
     paused: str | None,
     counts: TrialCounts,
+    begun_over: int,
     team: Sequence[WorkerStatus],
     failures: Sequence[FailureGroup],
     pruner: str,
@@ -98,7 +99,11 @@ def troubles_of(
     pace: Pace,
     versions: Sequence[Mapping[str, str]],
 ) -> tuple[Trouble, ...]:
-    """What a person should know, the gravest first."""
+    """What a person should know, the gravest first.
+
+    Args:
+        begun_over: trials that were begun and have no place in a budget that was lowered.
+    """
     found: list[Trouble] = []
     if paused is not None and state == "paused":
         found.append(
@@ -113,11 +118,27 @@ def troubles_of(
         found.append(Trouble("stalled", "work is left and no worker lives", again))
     if state != "finished":
         found += [_lost(worker) for worker in team if worker.state == "lost"]
+    found += _over(name, counts, begun_over)
     found += _failing(counts, failures)
     found += _pruning(counts, pruner, startup)
     found += _long(pace)
     found += _mixed(versions)
     return tuple(found)
+
+
+def _over(name: str, counts: TrialCounts, begun: int) -> list[Trouble]:
+    """Trials that a lowered budget leaves in the middle: nobody would look for them."""
+    if not begun:
+        return []
+    some = "1 trial was" if begun == 1 else f"{begun} trials were"
+    return [
+        Trouble(
+            "over_budget",
+            f"{some} begun before the budget was lowered, and kept",
+            f"to finish: criteria hpo {reference_of(name)} --trials {counts.finished + begun}",
+            serious=False,
+        )
+    ]
 
 
 def _pruning(counts: TrialCounts, pruner: str, startup: int) -> list[Trouble]:

@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from criteria_cli.hpo import leases, rows
+from criteria_cli.hpo.budget import is_over
 from criteria_cli.hpo.facts import StudyStatus
 from criteria_cli.hpo.timings import Timings
 from criteria_cli.hpo.trouble import cause_of, is_passing
@@ -91,9 +92,12 @@ class Heartbeat(threading.Thread):
                     state=view.state,
                     progress=worker.live.progress(),
                 )
-                if lease is None or leases.renew(connection, lease, seconds=self._timings.lease):
+                if lease is None:
                     continue
-                worker.live.lose(lease)
+                if not leases.renew(connection, lease, seconds=self._timings.lease):
+                    worker.live.lose(lease)
+                elif is_over(connection, lease):
+                    worker.live.give_back(lease)
 
     def _view(self) -> None:
         self.study = self._read()

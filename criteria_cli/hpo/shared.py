@@ -69,6 +69,8 @@ class Live:
         self._lease: Lease | None = None
         self.lost = threading.Event()
         """Set when the lease turns out to be somebody else's."""
+        self.over = threading.Event()
+        """Set when the budget was lowered and has no place for the trial."""
 
     def set(self, **facts: Any) -> None:
         with self._lock:
@@ -78,6 +80,7 @@ class Live:
         """A trial is ours."""
         with self._lock:
             self.lost.clear()
+            self.over.clear()
             self._lease = lease
             self._began = time.monotonic()
             self._worker = replace(
@@ -108,6 +111,12 @@ class Live:
         with self._lock:
             if self._lease == lease:
                 self.lost.set()
+
+    def give_back(self, lease: Lease) -> None:
+        """The budget has no place for this trial; nothing happens if it has just left us."""
+        with self._lock:
+            if self._lease == lease:
+                self.over.set()
 
     @property
     def lease(self) -> Lease | None:

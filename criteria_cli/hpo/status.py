@@ -178,6 +178,7 @@ def status_of(
             state=state,
             paused=row.paused,
             counts=counts,
+            begun_over=trials.running if counts.finished >= row.target else 0,
             team=team,
             failures=failures,
             pruner=definition["pruner"]["type"],

@@ -123,7 +123,7 @@ class TrialWatch:
             wanted = Verdict.YIELD  # the result on disk is its new worker's to write
         elif self._stopped_late():
             wanted = Verdict.STOP
-        elif self._shared.stop.draining.is_set():
+        elif self._shared.stop.draining.is_set() or self._live.over.is_set():
             wanted = Verdict.YIELD
         if wanted is not None and self._told is None:
             self._told = wanted

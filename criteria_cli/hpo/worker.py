@@ -210,6 +210,8 @@ class Worker(threading.Thread):
                 code=failure.code or "machine",
             )
         became = self._tell(lease, ending, watch.reason)
+        if became == "yielded" and ending.outcome != "yielded":
+            return  # the budget was lowered
         if became in ("failed", "retried"):
             self._failures += 1
             if self._failures >= FAILURES_IN_A_ROW:

@@ -13,6 +13,7 @@ from invariants import check, outcomes, trained_twice
 from processes import Command, Place, is_running, wait_until
 
 from criteria_cli.hpo.engine import make_engine
+from criteria_cli.hpo.status import read_study
 from criteria_cli.hpo.tables import decisions
 from criteria_cli.hpo.url import read_url
 
@@ -354,6 +355,23 @@ def test_workers_come_and_go_and_the_budget_is_raised(place: Place) -> None:
     assert first.end() == 75, first.text
     assert late.end() == 0, late.text
     check(place.storage, place.runs, place.name, target=5)
+
+
+def test_a_budget_that_is_lowered_stops_what_is_over_and_keeps_it(place: Place) -> None:
+    place.write(trials=4, epochs=8)
+    worker = place.start(workers=2, env={"SYNTHETIC_EPOCH_S": "0.25"})
+    worker.wait_for(r"EpochEnded", count=3)
+    lowering = place.start(trials=1)
+    assert worker.end() == 0, worker.text
+    assert lowering.end() == 0, lowering.text
+    found = read_study(place.storage, "s")
+    assert (found.trials.finished, found.trials.waiting, found.state) == (1, 1, "finished")
+    assert [trouble.code for trouble in found.troubles] == ["over_budget"]
+    raised = place.start(trials=2)
+    assert raised.end() == 0, raised.text
+    check(place.storage, place.runs, place.name, target=2)
+    again = trained_twice(place.runs / "s")
+    assert again["epochs_again"] == again["folds_again"] == 0
 
 
 def test_hours_end_a_worker_after_its_trial(sqlite_place: Place) -> None:

@@ -8,15 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 import optuna
 import pytest
 import sqlalchemy as sa
-from desk import Desk, desks, spec_of
+from desk import Desk, desks, identity_of, spec_of
 from postgres_server import PostgresServer
 from processes import wait_until
 
 from criteria_cli.errors import StoreError
-from criteria_cli.hpo import leases, rows
+from criteria_cli.hpo import leases, rows, status
+from criteria_cli.hpo.budget import is_over
 from criteria_cli.hpo.claims import LOST_IN_A_ROW, Nothing, finish_orphans
 from criteria_cli.hpo.leases import LeaseLost
 from criteria_cli.hpo.optuna_store import joined
+from criteria_cli.hpo.prepare import Budget, prepare
 from criteria_cli.hpo.rows import WorkerRow
 from criteria_cli.hpo.tables import folds
 
@@ -72,6 +74,78 @@ def _rungs(desk: Desk, trial_id: int) -> list[str]:
         "select key from trial_system_attributes where trial_id = :id order by key", id=trial_id
     )
     return [row[0] for row in rows]
+
+
+def lower(desk: Desk, trials: int) -> None:
+    """Change the budget, as `--trials` does."""
+    prepare(desk.url, identity_of(desk.spec), budget=Budget(trials))
+
+
+def test_a_trial_given_back_waits_where_the_budget_was_lowered(storage: str) -> None:
+    with desks(storage, 2) as (a, b):
+        a.whole_trial(0.5)
+        claim = a.take()
+        a.report(claim.lease, 1, 0.7)
+        a.tell(claim.lease, 0.7, outcome="yielded")
+        lower(a, 1)
+        assert b.claim() == Nothing("finished")
+        assert b.states() == ["COMPLETE", "RUNNING"]
+        found = status.read_study(storage, "s")
+        assert (found.state, found.trials.finished, found.trials.waiting) == ("finished", 1, 1)
+        assert [trouble.code for trouble in found.troubles] == ["over_budget"]
+        assert found.troubles[0].hint.endswith("--trials 2")
+        assert found.healthy
+        lower(a, 2)
+        again = b.take()
+        assert (again.lease.trial, [fold.score for fold in again.folds]) == (1, [0.7])
+        b.tell(again.lease, 0.7, 0.7)
+        assert b.claim() == Nothing("finished")
+        assert status.read_study(storage, "s").troubles == ()
+
+
+def test_of_trials_given_back_as_many_go_on_as_a_lowered_budget_has(storage: str) -> None:
+    with desks(storage, 3) as (a, b, c):
+        held = [a.take(), b.take(), c.take()]
+        a.tell(held[0].lease, 0.7, outcome="yielded")
+        b.tell(held[1].lease, 0.7, outcome="yielded")
+        lower(a, 2)
+        assert a.take().lease.trial == 0  # the third still runs
+        assert b.claim() == Nothing("wait")
+        c.tell(held[2].lease, outcome="failed", cause="nan_loss", message="no number")
+        assert b.take().lease.trial == 1
+        assert c.claim() == Nothing("wait")
+
+
+def test_no_more_trials_finish_than_a_lowered_budget_has(storage: str) -> None:
+    with desks(storage, 3) as (a, b, c):
+        leases = [desk.take().lease for desk in (a, b, c)]
+        lower(a, 2)
+        over = [a.do(lambda c, _, lease=lease: is_over(c, lease)) for lease in leases]  # type: ignore[misc]
+        assert over == [False, False, True]
+        for desk, lease in zip((a, c, b), (leases[0], leases[2], leases[1]), strict=True):
+            desk.report(lease, 1, 0.5)
+        told = [a.tell(leases[0], 0.5, 0.5), c.tell(leases[2], 0.5, 0.5, outcome="pruned")]
+        assert told == ["complete", "pruned"]  # it was quicker than the one begun before it
+        assert b.tell(leases[1], 0.4, 0.6) == "yielded"
+        assert b.states() == ["COMPLETE", "RUNNING", "PRUNED"]
+        assert b.claim() == Nothing("finished")
+        lower(a, 3)
+        again = b.take()
+        assert [fold.score for fold in again.folds] == [0.4, 0.6]
+        assert b.tell(again.lease, 0.4, 0.6) == "complete"
+
+
+def test_trials_that_finish_in_the_same_instant_keep_to_a_lowered_budget(storage: str) -> None:
+    with desks(storage, 4) as workers:
+        held = [desk.take().lease for desk in workers]
+        lower(workers[0], 1)
+        with ThreadPoolExecutor(4) as pool:
+            told = list(
+                pool.map(
+                    lambda pair: pair[0].tell(pair[1], 0.5, 0.5), zip(workers, held, strict=True)
+                )
+            )
+        assert sorted(told) == ["complete", "yielded", "yielded", "yielded"]
 
 
 @pytest.mark.parametrize(

@@ -421,6 +421,7 @@ def test_a_pruner_that_stops_nothing_or_everything_is_called_out(
         state="running",
         paused=None,
         counts=TrialCounts(complete=complete, pruned=pruned),
+        begun_over=0,
         team=(),
         failures=(),
         pruner=pruner,

@@ -57,12 +57,12 @@ def command(
     """Show all studies of a store, or one in detail."""
     place = store(storage)
 
-    def read() -> Screen:
-        return _one(place, name) if name is not None else _all(place)
+    def read(width: int | None) -> Screen:
+        return _one(place, name, width) if name is not None else _all(place, width)
 
     if watch is not None:
         return _watch(read, watch, as_json=as_json)
-    lines, document, healthy = read()
+    lines, document, healthy = read(width_of(sys.stdout))
     if as_json:
         print_json(document)
     else:
@@ -70,31 +70,32 @@ def command(
     return UNHEALTHY if check and not healthy else 0
 
 
-def _one(place: Store, name: str) -> Screen:
+def _one(place: Store, name: str, width: int | None) -> Screen:
     from criteria_cli import wiring
     from criteria_cli.cli.status_screen import study_screen
 
     study = wiring.study_status(place.address, name)
-    return study_screen(study, place.shown, width_of(sys.stdout)), study.to_json(), study.healthy
+    return study_screen(study, place.shown, width), study.to_json(), study.healthy
 
 
-def _all(place: Store) -> Screen:
+def _all(place: Store, width: int | None) -> Screen:
     from criteria_cli import wiring
     from criteria_cli.cli.studies_screen import studies_screen
     from criteria_cli.hpo.facts import studies_to_json
 
     studies = wiring.all_studies(place.address)
     now = studies[0].now if studies else ""
-    lines = studies_screen(studies, place.shown, width_of(sys.stdout))
+    lines = studies_screen(studies, place.shown, width)
     return lines, studies_to_json(studies, now), all(study.healthy for study in studies)
 
 
-def _watch(read: Callable[[], Screen], pause_s: float, *, as_json: bool) -> int:
+def _watch(read: Callable[[int | None], Screen], pause_s: float, *, as_json: bool) -> int:
     """Redraw until Ctrl-C; into a pipe a block per look, as JSON a line per look."""
     block = Block(sys.stdout) if is_terminal(sys.stdout) and not as_json else None
     try:
         while True:
-            lines, document, _ = read()
+            width = width_of(sys.stdout) if block is None else block.width
+            lines, document, _ = read(width)
             if block is not None:
                 block.draw(lines)  # the last one stays when we leave
             elif as_json:

@@ -93,9 +93,6 @@ def test_a_search_in_a_pipe(finished: tuple[Path, Any]) -> None:
     pruned = [line for line in events if " pruned fold=" in line]
     assert pruned
     assert all(re.search(r": hyperband < 0\.\d{4}$", line) for line in pruned)
-    pruned = [line for line in events if " pruned fold=" in line]
-    assert pruned
-    assert all(re.search(r": hyperband < 0\.\d{4}$", line) for line in pruned)
     assert "A.1" in ran.err
     assert re.search(r" (\d+) of \1 evidence sentences found in their posts", ran.err)
     assert lines[-3].startswith("s: 6 of 6 trials, best f1 0.")
@@ -458,10 +455,13 @@ def test_status_in_a_terminal_fits_it(study: Path, terminal: Open) -> None:
 
 
 def test_watching_redraws_in_place(study: Path, terminal: Open) -> None:
-    opened = terminal(study, "status", "--watch=1")
+    opened = terminal(study, "status", "s", "--watch=1")
     opened.until("\x1b\\[\\d+A")
     os.kill(opened.process.pid, signal.SIGINT)
     assert opened.end() == 0
+    head = without_codes(opened.drawn).split()
+    assert head[:4] == ["s", "finished,", "day", "1"]
+    assert re.fullmatch(r"\d\d:\d\d:\d\dZ", head[4]), "nothing is cut at the edge"
 
 
 def test_a_refused_command_takes_no_folder_from_a_living_worker(tmp_path: Path) -> None:

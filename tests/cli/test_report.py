@@ -297,6 +297,23 @@ def test_a_parameter_is_no_link_on_an_axis(draw: Any) -> None:
     assert "<a" not in drawn.encode().decode("unicode_escape")
 
 
+def test_a_parameter_of_a_store_is_no_link_on_the_page(
+    reported: Path, tmp_path: Path, run_in: Run
+) -> None:
+    evil = '<a href="https://evil.example">rate</a>'
+    shutil.copy(reported / "criteria.db", tmp_path)
+    with sqlite3.connect(tmp_path / "criteria.db") as connection:
+        connection.execute(
+            "update trial_params set param_name = ? where param_name = 'learning_rate'", (evil,)
+        )
+    connection.close()
+    assert run_in(tmp_path, "report", "s", "--out", "evil.html").code == 0
+    page = (tmp_path / "evil.html").read_text()
+    assert page.count("\\u0026lt;a href") + page.count("&lt;a href") > 3
+    assert "\\u003ca href" not in page
+    assert evil not in page
+
+
 def test_a_name_is_neither_a_formula_nor_a_page() -> None:
     assert paper._plain("a$b$\x07 &lt;i&gt;") == r"a\$b\$ <i>"
 

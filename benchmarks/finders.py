@@ -26,7 +26,7 @@ from criteria_cli.training.batches import Planner
 from criteria_cli.training.devices import Device, Precision
 from criteria_cli.training.measuring import MICRO_BATCHES, OPTIMIZER_STEPS, StepMeter
 from criteria_cli.training.memory import whole_batches
-from criteria_cli.training.model import Encoder, encoder_from_config
+from criteria_cli.training.model import Encoder, ScoringModel, encoder_from_config
 from criteria_cli.training.resident import ResidentModel
 from criteria_cli.training.token_pairs import TokenBatch
 
@@ -59,10 +59,13 @@ class Found:
         return asdict(self)
 
 
-def step_meter(subject: Subject, device: Device) -> StepMeter:
-    """Measures single sizes of the step, under the cap."""
+def step_meter(subject: Subject, device: Device, scoring: ScoringModel) -> StepMeter:
+    """Measures single sizes of the step, under the cap.
+
+    Args:
+        scoring: made on the host: on a simulated card in use, its making would be charged.
+    """
     training = TrainingSpec(precision=subject.precision)
-    scoring = encoder_from_config(subject.model)
     vocabulary = int(scoring.module.config.vocab_size)
     meter = StepMeter(scoring, device, subject.precision, subject.model, training, vocabulary)
     meter.set_cap(subject.cap)

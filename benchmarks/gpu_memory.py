@@ -120,10 +120,10 @@ def prediction(bench: Bench) -> list[dict[str, Any]]:
         probed = probe(bench.settings(name, precision), refresh=True)
         device = open_device(name)
         device.use_allocator(probed.memory.allocator)
-        longest = bench.model.max_length
+        longest, scoring = bench.model.max_length, encoder_from_config(bench.model)
         with device.use():
             subject = Subject(bench.model, precision, lambda at=device: at, probed.cap_bytes)
-            meter = finders.step_meter(subject, device)
+            meter = finders.step_meter(subject, device, scoring)
             for length in (longest // 8, longest // 4, longest // 2, longest):
                 most = min(128, probed.limits.max_rows(length))
                 for count in sorted({1, max(1, most // 4), most}):
@@ -184,10 +184,10 @@ def cards(bench: Bench) -> list[dict[str, Any]]:
 def exhaustive(subject: Subject, guess: int, below: int) -> int:
     """The largest that fits of every size from so many below the guess to three above it, and on
     until three in a row do not fit."""
-    device = subject.open()
+    device, scoring = subject.open(), encoder_from_config(subject.model)
     fits, failed = 0, 0
     with device.use():
-        meter = finders.step_meter(subject, device)
+        meter = finders.step_meter(subject, device, scoring)
         rows = max(0, guess - below - 1)
         while failed < 3 or rows < guess + 3:
             rows += 1

@@ -36,13 +36,14 @@ from finders import Found, Subject
 from criteria_cli.study.spec import ModelSpec, TrainingSpec
 from criteria_cli.training import probe_process
 from criteria_cli.training.memory import cap_bytes, parse_headroom
+from criteria_cli.training.model import encoder_from_config
 from criteria_cli.training.opening import open_device
 from criteria_cli.training.probe import Probed, ProbeSettings
 
 SCALE = 768
 GIB = 2**30
 QUICK = (5, 6, 8, 10, 11, 12, 14, 16, 18, 20, 24, 32)
-FULL = (*QUICK, 7, 9, 13, 28, 40, 48, 80)
+FULL = (*QUICK, 7, 9, 13, 28, 40, 48, 64, 80)
 MODEL = ModelSpec(name="builtin:tiny-deberta-v2", max_length=96)
 TRAINING = TrainingSpec(precision="fp32")
 PEERS: dict[str, tuple[str, Callable[[Subject], Found]]] = {
@@ -81,9 +82,9 @@ class Roomy:
 
 
 def run(subject: Subject, rows: int) -> Any:
-    device = subject.open()
+    device, scoring = subject.open(), encoder_from_config(subject.model)
     with device.use():
-        meter = finders.step_meter(subject, device)
+        meter = finders.step_meter(subject, device, scoring)
         meter.train(1, MODEL.max_length)  # what is made once per length is made
         return meter.train(rows, MODEL.max_length)
 

@@ -62,6 +62,18 @@ def _solve(
 
 def row_curve(points: Sequence[tuple[int, float]]) -> Curve:
     """Bytes of one row by its length, from `(length, bytes)`, and nowhere below a point."""
-    curve = fit_curve([(1, length, value) for length, value in points], ("row", "token", "pair"))
+    # the earlier of equally good terms count: of all curves through two points those by token are
+    # the highest between them
+    curve = fit_curve([(1, length, value) for length, value in points], ("token", "row", "pair"))
     short = max(value - curve.per_row(length) for length, value in points)
     return Curve(row=curve.row + max(0.0, short), token=curve.token, pair=curve.pair)
+
+
+def at_shorter(full: Curve, train: Curve, length: int) -> Curve:
+    """Evaluation's cost at shorter lengths: what training has for each row, the rest by token."""
+    fixed = train.row / max(1.0, train.per_row(length)) * full.row
+    return Curve(base=full.base, row=fixed, token=(full.row - fixed) / length)
+
+
+def scaled(curve: Curve, factor: float) -> Curve:
+    return Curve(*(factor * each for each in (curve.base, curve.row, curve.token, curve.pair)))

@@ -2,9 +2,9 @@
 
 At one length the requested bytes are exactly linear in the rows, so two steps give the line and
 bisection would only waste steps. What the allocator reserves lies above the line by an amount that
-is not linear, least of all where it takes whole segments; it is learnt from the steps that verify.
-A size is the answer when a real step of it stayed within the cap and one more row would not:
-because the line alone is above the cap, or because it was tried.
+is not linear, and part of it comes back where memory is short; a size is the answer only when a
+real step of it stayed within the cap. One more row is tried too, unless the line excludes it or
+the steps are spent. Three further steps serve all other lengths and evaluation.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from criteria_cli.errors import MachineError
 from criteria_cli.training.batches import LENGTH_MULTIPLE, padded_length
-from criteria_cli.training.curves import fit_curve, row_curve
+from criteria_cli.training.curves import at_shorter, fit_curve, row_curve, scaled
 from criteria_cli.training.measuring import Measurement, Meter
 from criteria_cli.training.memory import (
     EXPANDABLE_FILL,
@@ -30,9 +30,18 @@ EVALUATION_ROWS = 256
 """Larger evaluation micro-batches are no faster."""
 MOST_ROWS = 256
 """Larger micro-batches are not looked for: no batch needs them and none is faster."""
-_SECOND_ROWS = 32
+MOST_STEPS = 4
+"""Steps that look for the largest micro-batch; the last ones only decide between neighbours."""
+FURTHER_STEPS = 3
+_CAREFUL_FILL = 0.9
+"""The most that many short rows may fill where memory ran out once: not a second time."""
 _SHORT_ROWS = 32
 _PACKED_ROWS = 256
+_KEPT = 0.02
+"""What an allocator keeps at least, of the activations, where memory is short; as the next, it was
+seen on simulated cards, and only chooses which sizes are tried."""
+_RECOVERED = {"expandable": 0.03, "segments": 0.2}
+"""What it keeps beyond that, of the activations, only as long as memory is not short."""
 
 
 @dataclass(frozen=True)
@@ -93,16 +102,17 @@ class _Search:
         self.meter.set_cap(self.cap)
         line, largest = self._largest()
         steps = len(self.trained)
-        train = self._by_length(line, largest.rows)
-        evaluate, scored = self._evaluation(largest.rows)
+        points = [(self.length, line.row), *self._short(line, largest.rows)]
+        scored = self._evaluation(largest)
+        base = min(self._resident(gradients=False), scored.requested)
         model = self._packed(
             MemoryModel(
                 max_length=self.length,
-                train=train,
-                evaluate=evaluate,
+                train=replace(row_curve(points), base=line.base),
+                evaluate=_from_base(base, scored),
                 optimizer_peak=max(seen.optimizer for seen in self.trained),
-                train_seconds=_seconds(self.trained),
-                evaluate_seconds=_seconds(self.evaluated),
+                train_seconds=Curve(),
+                evaluate_seconds=Curve(),
                 allocator=self.allocator,
                 reserve_ratio=_ratio(largest),
                 evaluate_reserve_ratio=_ratio(scored),
@@ -112,7 +122,17 @@ class _Search:
                 verified_rows=largest.rows,
                 verified_evaluate_rows=scored.rows,
                 resident=self.meter.resident_bytes(),
-            )
+            ),
+            points,
+            steps,
+        )
+        seconds = _seconds(self.trained)
+        faster = scored.seconds / max(1e-12, seconds.at(scored.rows, self.length))
+        model = replace(
+            model,
+            evaluate=at_shorter(model.evaluate, model.train, self.length),
+            train_seconds=seconds,
+            evaluate_seconds=scaled(seconds, faster),
         )
         cap_now = self.current_cap()
         seen = (*self.trained, *self.evaluated)
@@ -144,42 +164,56 @@ class _Search:
         low = self._train(1, self.length)
         if not low.fits:
             raise self._does_not_fit()
+        kept = low.reserved - low.requested
+        resident = self._resident()
         # what is resident is the least that the constant can be, so the slope is at most this
-        steepest = max(1.0, float(low.requested - sum(self.meter.resident_bytes().values())))
-        line = Curve(base=low.requested - steepest, row=steepest)
-        reserved = Curve(base=low.reserved - steepest, row=steepest)
-        high, ups, downs = MOST_ROWS + 1, 0, 0
-        while high - low.rows > 1:
+        steepest = max(1.0, float(low.requested - resident))
+        line, growth = Curve(base=low.requested - steepest, row=steepest), 0.0
+        high, ran_out, missed = MOST_ROWS + 1, False, False
+
+        def reach(share: float, over: Curve) -> int:
+            return int((self.cap - kept - over.base) / (over.row * (1.0 + share)))
+
+        while high - low.rows > 1 and len(self.trained) < MOST_STEPS:
             # the line alone excludes all above this, whatever the allocator does
             top = min(high - 1, int((self.cap - line.base) / line.row))
-            reach = min(top, int((self.cap - reserved.base) / reserved.row))
-            if self.allocator != "expandable":
-                # whole segments are kept: few rows reserve a larger share than many need
-                reach = top - max(0, top - reach) // 4
             if len(self.trained) == 1:
-                # far enough that a bend near the first row does not matter, and inside the cap
-                rows = max(2, min(_SECOND_ROWS, 1 + reach // 2))
-            elif downs:
-                # back by 1, then 2, 4, ...; where little is left, to its middle at once
-                middle = low.rows + (high - low.rows) // 2
-                little = high - low.rows <= low.rows // 8
-                rows = middle if little else max(middle, high - (1 << downs - 1))
+                # near the top, but surely inside: where it fails, little is learnt
+                rows = max(2, min(top, reach(0.05, line)))
             elif top <= low.rows:
                 break
-            elif reach > low.rows:
-                rows = reach
+            elif missed:
+                rows = min(top, self._below(low, high, line))
+                if ran_out:  # a second error is avoided: as many as the most cautious line says
+                    cautious = _from_base(min(resident, low.requested), low)
+                    rows = min(rows, reach(_KEPT, cautious))
+                    if self.allocator == "expandable":
+                        rows = min(rows, reach(growth, line))
+                if rows <= low.rows:
+                    if ran_out:
+                        break
+                    rows = low.rows + 1
             else:
-                rows = min(top, low.rows + (1 << ups))  # one more, which should not fit
-                ups += 1
+                share = max(_KEPT, growth - _RECOVERED.get(self.allocator, 0.0))
+                rows = max(low.rows + 1, min(top, reach(share, line)))
+                left = int((self.cap - low.reserved) / (line.row * (1.0 + growth)))
+                if len(self.trained) == MOST_STEPS - 1 and left > 2:
+                    rows = min(top, max(rows, low.rows + left))  # one more would prove little
             seen = self._train(rows, self.length)
             if seen.fits:
-                downs = 0
-                line = _through(low.rows, low.requested, rows, seen.requested, steepest)
-                reserved = _through(low.rows, low.reserved, rows, seen.reserved, 2 * steepest)
+                line = _through(low, seen, steepest)
+                grown = seen.reserved - seen.requested - kept
+                growth = max(0.0, grown / max(1.0, (seen.rows - 1) * line.row))
                 low = seen
             else:
-                high, downs = rows, downs + 1
+                high, missed, ran_out = rows, True, ran_out or seen.out_of_memory
         return line, low
+
+    def _below(self, low: Measurement, high: int, line: Curve) -> int:
+        """The next size below one that failed: by a hundredth of the cap, or by the middle."""
+        if low.rows == 1:
+            return (low.rows + high) // 2
+        return high - max(1, min((high - low.rows) // 2, round(0.01 * self.cap / line.row)))
 
     def _does_not_fit(self) -> MachineError:
         """The error for a card that holds not one pair, with the longest pair that it holds."""
@@ -206,66 +240,58 @@ class _Search:
 
     # -- other lengths -----------------------------------------------------------------------
 
-    def _by_length(self, line: Curve, largest: int) -> Curve:
-        """The dependence on length, from a few cheap steps; exact at full length."""
-        points = [(self.length, line.row)]
-        for length in self._shorter():
-            # short rows are many: enough that activations, not parameters, make the peak
-            rows = min(_SHORT_ROWS, max(1, largest * self.length // (2 * length)))
-            seen = self._train(rows, length)
-            if seen.fits:
-                points.append((length, max(1.0, (seen.requested - line.base) / rows)))
-        return replace(row_curve(points), base=line.base)
+    def _short(self, line: Curve, largest: int) -> list[tuple[int, float]]:
+        """Bytes of a very short row: costs are convex in the length, so between it and the
+        longest none is above the straight line."""
+        length = min(2 * LENGTH_MULTIPLE, padded_length(self.length // 2, self.length))
+        if length >= self.length:
+            return []
+        # enough that activations, not parameters, make the peak, and few enough on any card
+        rows = min(_SHORT_ROWS, 4 * largest, max(1, largest * self.length // (2 * length)))
+        return self._point(self._train(rows, length), line.base)
 
-    def _shorter(self) -> list[int]:
-        wanted = (self.length // 2, self.length // 4, 2 * LENGTH_MULTIPLE)
-        lengths = {padded_length(length, self.length) for length in wanted}
-        return sorted((length for length in lengths if length < self.length), reverse=True)
+    def _packed(
+        self, model: MemoryModel, points: list[tuple[int, float]], steps: int
+    ) -> MemoryModel:
+        """Run many rows of a middle length: as many as admitted so far, which tells their cost."""
+        lengths = [padded_length(self.length // part, self.length) for part in (4, 2)]
+        new = [length for length in lengths if length not in dict(points)]
+        if not new or len(self.trained) + len(self.evaluated) - steps >= FURTHER_STEPS:
+            return model
+        if any(seen.out_of_memory for seen in (*self.trained, *self.evaluated)):
+            model = replace(model, train_fill=min(model.train_fill, _CAREFUL_FILL))
+        rows = Limits.under(model, self.cap).max_rows(new[0])
+        seen = self._train(min(rows, _PACKED_ROWS), new[0])
+        points = points + self._point(seen, model.train.base)
+        fill = model.train_fill if seen.fits else 0.9 * model.train_fill
+        curve = replace(row_curve(points), base=model.train.base)
+        return replace(model, train=curve, train_fill=fill)
 
-    def _packed(self, model: MemoryModel) -> MemoryModel:
-        """Run many short rows at the limit that the model gives; lower its fill if that fails."""
-        length = padded_length(self.length // 4, self.length)
-        for _ in range(3):
-            rows = Limits.under(model, self.cap).max_rows(length)
-            if length == self.length or self._train(min(rows, _PACKED_ROWS), length).fits:
-                break
-            model = replace(model, train_fill=0.9 * model.train_fill)
-        return model
+    def _point(self, seen: Measurement, base: float) -> list[tuple[int, float]]:
+        return [(seen.length, _from_base(base, seen).row)] if not seen.out_of_memory else []
 
     # -- evaluation --------------------------------------------------------------------------
 
-    def _evaluation(self, largest: int) -> tuple[Curve, Measurement]:
-        """The curve of evaluation, and the step that proves its largest micro-batch."""
-        few = self._evaluate(largest, self.length)
-        while not few.fits and few.rows > 1:
-            few = self._evaluate(few.rows // 2, self.length)
-        if not few.fits:
+    def _evaluation(self, trained: Measurement) -> Measurement:
+        """The step that proves an evaluation micro-batch: not the largest, a good deal less.
+
+        Training keeps the activations of every layer that learns, evaluation those of one; twice
+        a layer's share leaves room for what its kernels hold for a moment.
+        """
+        a_row = max(1.0, (trained.requested - self._resident()) / trained.rows)
+        share = min(1.0, 2.0 / self.meter.layers)
+        room = self.fill * (self.cap - self._resident(gradients=False))
+        rows = min(EVALUATION_ROWS, max(1, int(room / (share * a_row))))
+        seen = self._evaluate(rows, self.length)
+        while not seen.fits and seen.rows > 1:
+            seen = self._evaluate(seen.rows // 2, self.length)
+        if not seen.fits:
             raise self._does_not_fit()
-        # without gradients, kernels choose by size what they hold for a moment, and the peak is no
-        # straight line: its base is what is known to stay, its slope that of the largest step
-        base = sum(self.meter.resident_bytes().values()) - self.meter.resident_bytes()["gradients"]
-        base = min(base, few.requested)
-        more = self._evaluate(min(EVALUATION_ROWS, 2 * few.rows), self.length)
-        proven, reserved = few, Curve(row=few.reserved / few.rows)
-        if more.fits and more.rows > few.rows:
-            steepest = 2 * few.requested / few.rows
-            reserved = _through(few.rows, few.reserved, more.rows, more.reserved, steepest)
-            proven = more
-        line = _from_base(base, proven)
-        # nearly the most that the lines admit: an exact maximum gains nothing here
-        admitted = min((self.cap - each.base) / each.row for each in (line, reserved))
-        rows, back = min(EVALUATION_ROWS, int(0.97 * admitted)), 0.1
-        while rows > proven.rows:
-            seen = self._evaluate(rows, self.length)
-            if seen.fits:
-                proven = seen
-            rows = max(proven.rows, int((1 - back) * rows + back * proven.rows))
-            back = 0.5
-        points = [(self.length, _from_base(base, proven).row)]
-        short = padded_length(self.length // 4, self.length)
-        if short < self.length:
-            points.append((short, _from_base(base, self._evaluate(proven.rows, short)).row))
-        return replace(row_curve(points), base=float(base)), proven
+        return seen
+
+    def _resident(self, *, gradients: bool = True) -> int:
+        held = self.meter.resident_bytes()
+        return sum(held.values()) - (0 if gradients else held["gradients"])
 
 
 def _from_base(base: float, seen: Measurement) -> Curve:
@@ -273,10 +299,11 @@ def _from_base(base: float, seen: Measurement) -> Curve:
     return Curve(base=base, row=max(1.0, (seen.requested - base) / seen.rows))
 
 
-def _through(low: int, at_low: int, high: int, at_high: int, steepest: float) -> Curve:
+def _through(low: Measurement, high: Measurement, steepest: float) -> Curve:
     """The line through two measured steps at one length, its slope within reason."""
-    slope = min(steepest, max(1.0, (at_high - at_low) / (high - low)))
-    return Curve(base=at_high - high * slope, row=slope)
+    slope = (high.requested - low.requested) / (high.rows - low.rows)
+    slope = min(steepest, max(1.0, slope))
+    return Curve(base=high.requested - high.rows * slope, row=slope)
 
 
 def _ratio(seen: Measurement) -> float:

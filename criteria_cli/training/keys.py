@@ -19,6 +19,7 @@ from criteria_cli.training.pretrained import open_config
 STEP_MODULES = (
     "adapters.py",
     "attention.py",
+    "curves.py",
     "disentangled.py",
     "fitting.py",
     "losses.py",

@@ -57,6 +57,11 @@ class Measurement:
 class Meter(Protocol):
     """Whatever can measure a shape."""
 
+    @property
+    def layers(self) -> int:
+        """Layers that learn: training keeps the activations of all of them."""
+        ...
+
     def set_cap(self, cap: int) -> None:
         """Hold steps to `cap` bytes."""
         ...
@@ -105,8 +110,14 @@ class StepMeter:
         self._clock = PhaseClock(device.torch_device)
         self._step = TrainingStep(self._model, optimizer, training, loss, self._clock)
         self._vocabulary = vocabulary
+        count = getattr(model.module.config, "num_hidden_layers", 1)
+        self._layers = max(1, count - training.frozen_layers)
         self._with_types = getattr(model.module.config, "type_vocab_size", 0) > 1
         self._random = np.random.default_rng(0)
+
+    @property
+    def layers(self) -> int:
+        return self._layers
 
     def resident_bytes(self) -> dict[str, int]:
         parameters = list(self._model.parameters.values())

@@ -227,6 +227,8 @@ def _warm_up(device: Device) -> None:
         square = torch.ones(256, 256, device=device.torch_device, requires_grad=True)
         (square @ square).sum().backward()
         device.synchronize()
+        del square
+        device.empty_cache()  # no block of this size is to lie between the model's
     except RuntimeError as error:
         if device.kind == "cuda" and device.allocator == "expandable":
             raise AllocatorRefused from error

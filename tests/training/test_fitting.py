@@ -39,6 +39,7 @@ class PaperCard:
     spills: bool = False
     others: float = 550.0
     headroom: float = 0.1
+    layers: int = 12
     cap: int = 0
     before_each: Callable[[PaperCard], None] = lambda _card: None
     tried: list[tuple[int, int]] = field(default_factory=list)
@@ -71,7 +72,8 @@ class PaperCard:
         return self._measure(rows, length, self.requested(rows, length), 2900.0)
 
     def evaluate(self, rows: int, length: int) -> Measurement:
-        requested = self.resident * 0.75 + rows * (0.1 * length + 0.0001 * length**2)
+        a_layer = (self.row + self.token * length + self.pair * length**2) / self.layers
+        requested = self.resident * 0.75 + rows * 1.4 * a_layer
         return self._measure(rows, length, requested, 0.0)
 
     def _measure(self, rows: int, length: int, requested: float, optimizer: float) -> Measurement:
@@ -101,6 +103,14 @@ def fitted(card: PaperCard, max_length: int = 512, allocator: str = "expandable"
     return fit_memory(card, max_length, card.current_cap, allocator=allocator)
 
 
+def within_bounds(fit: Fit) -> None:
+    """What a probe may take, whatever the card."""
+    assert 2 <= fit.steps <= 4
+    assert fit.ooms <= 1
+    assert fit.further_steps <= 3
+    assert fit.verified
+
+
 @given(
     gib=st.floats(6.0, 90.0),
     gaps=st.floats(0.0, 0.12),
@@ -109,23 +119,30 @@ def fitted(card: PaperCard, max_length: int = 512, allocator: str = "expandable"
     token=st.floats(0.05, 1.5),
 )
 @settings(max_examples=200, deadline=None)
-def test_the_answer_is_that_of_exhaustive_search(
+def test_the_answer_is_nearly_that_of_exhaustive_search(
     gib: float, gaps: float, page: float, row: float, token: float
 ) -> None:
+    """Four steps do not always reach it where rows are small and the allocator's share is large."""
     card = PaperCard(total=gib * 1024, gaps=gaps, page=page, row=row, token=token)
     fit = fitted(card)
-    assert fit.train_rows == card.most()
-    assert fit.verified
+    within_bounds(fit)
+    assert card.holds(fit.train_rows, 512)
+    assert fit.train_rows >= min(card.most() - 1, 0.95 * card.most())
     assert not fit.contended
+
+
+@given(gib=st.floats(6.0, 80.0), gaps=st.floats(0.0, 0.02))
+@settings(max_examples=100, deadline=None)
+def test_with_rows_of_a_real_model_it_is_that_or_one_less(gib: float, gaps: float) -> None:
+    card = PaperCard(total=gib * 1024, gaps=gaps)
+    assert card.most() - 1 <= fitted(card).train_rows <= card.most()
 
 
 @pytest.mark.parametrize("gib", [6, 8, 10, 11, 12, 16, 20, 24, 32, 40, 48, 80])
 @pytest.mark.parametrize("gaps", [0.004, 0.02, 0.06])
 def test_two_to_four_steps_and_at_most_one_error(gib: int, gaps: float) -> None:
     """Bisection takes 8 steps, about half of them errors."""
-    fit = fitted(PaperCard(total=gib * 1024, gaps=gaps))
-    assert 2 <= fit.steps <= 4
-    assert fit.ooms <= 1
+    within_bounds(fitted(PaperCard(total=gib * 1024, gaps=gaps)))
 
 
 @dataclass
@@ -141,9 +158,8 @@ class SegmentCard(PaperCard):
 def test_segments_kept_for_few_rows_do_not_mislead(gib: int) -> None:
     card = SegmentCard(total=gib * 1024)
     fit = fitted(card, allocator="segments")
-    assert fit.train_rows == card.most()
-    assert 2 <= fit.steps <= 6
-    assert fit.ooms <= 3
+    assert fit.train_rows >= card.most() - 1
+    within_bounds(fit)
 
 
 @given(gib=st.floats(6.0, 80.0), flat=st.floats(3000.0, 4600.0))
@@ -151,7 +167,9 @@ def test_segments_kept_for_few_rows_do_not_mislead(gib: int) -> None:
 def test_a_peak_that_hides_the_first_rows_does_not_mislead(gib: float, flat: float) -> None:
     """Unfused optimisers have one; a naive line then predicts many times too much."""
     card = PaperCard(total=gib * 1024, flat=flat)
-    assert fitted(card).train_rows == card.most()
+    fit = fitted(card)
+    within_bounds(fit)
+    assert fit.train_rows >= min(card.most() - 1, 0.9 * card.most())
 
 
 @given(gib=st.floats(8.0, 80.0), at=st.integers(2, 60), extra=st.floats(0.0, 3000.0))
@@ -159,8 +177,10 @@ def test_a_peak_that_hides_the_first_rows_does_not_mislead(gib: float, flat: flo
 def test_a_kernel_that_takes_more_from_some_size_on(gib: float, at: int, extra: float) -> None:
     card = PaperCard(total=gib * 1024, kernels=lambda rows: extra if rows >= at else 0.0)
     fit = fitted(card)
+    assert fit.steps <= 4
+    assert fit.ooms <= 2  # from two rows on, all other lengths meet it too
     assert card.holds(fit.train_rows, 512)
-    assert fit.train_rows >= min(card.most(), at - 1)
+    assert fit.train_rows >= 0.6 * min(card.most(), at - 1)
 
 
 def test_limits_from_a_fit_hold_at_every_length() -> None:
@@ -277,5 +297,6 @@ def test_no_more_than_anybody_needs() -> None:
 def test_every_longest_input(max_length: int) -> None:
     card = PaperCard(total=8 * 1024)
     fit = fitted(card, max_length=max_length)
-    assert fit.train_rows == card.most(max_length)
+    assert card.most(max_length) - 1 <= fit.train_rows <= card.most(max_length)
+    within_bounds(fit)
     assert fit.model.max_length == max_length

@@ -124,6 +124,10 @@ class TrainerProcess:
         self._heard = now
         return answer
 
+    def ended(self) -> Died | None:
+        """How it ended, if it has, though it was asked for nothing."""
+        return None if self._process.poll() is None else self._death()
+
     def expect(self) -> None:
         """Begin to wait for something: the time before does not count as silence."""
         self._heard = time.monotonic()

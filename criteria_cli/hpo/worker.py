@@ -106,8 +106,7 @@ class Worker(threading.Thread):
         claimer = self._claimer()
         while True:
             self._leave_if_told()
-            if self.trainer is None:
-                self._start_trainer()
+            self._living_trainer()
             self.live.set(state="idle")
             found = self._ask(claimer.claim)
             failpoint("claim.after")
@@ -149,6 +148,15 @@ class Worker(threading.Thread):
             )
         )
 
+    def _living_trainer(self) -> TrainerProcess:
+        """The trainer, another one where it has ended: an idle one's death is no trial's fault."""
+        if self.trainer is not None and (died := self.trainer.ended()) is not None:
+            self._drop_trainer(died.cause, died.message)
+        if self.trainer is None:
+            self._start_trainer()
+        assert self.trainer is not None
+        return self.trainer
+
     def _check(self, ready: Ready) -> None:
         """Raise unless the trainer computes what the study is made of."""
         row = self.plan.row
@@ -171,7 +179,6 @@ class Worker(threading.Thread):
     # -- one trial ---------------------------------------------------------------------------
 
     def _one(self, claim: Claim) -> None:
-        assert self.trainer is not None
         self.live.begin(claim.lease, attempt=claim.attempt)
         try:
             if claim.decided is not None:  # stopped by the pruner before its worker died
@@ -184,7 +191,8 @@ class Worker(threading.Thread):
                 folds = tuple(done[number] for number in sorted(done))
                 self._tell(claim.lease, Ending("pruned", folds), claim.decided)
                 return
-            watch = TrialWatch(self._shared, self.trainer, claim, self.live)
+            # it may have died while the store was asked, which may take its time
+            watch = TrialWatch(self._shared, self._living_trainer(), claim, self.live)
             ending = watch.run()
             if ending is None:
                 self._lost(claim.lease)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import platform
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -199,9 +199,14 @@ class Trainer:
         fingerprint = self.fingerprint(hyperparameters, run.seed)
         folder = TrialFolder(run.directory, fingerprint, through=through)
         elsewhere = {fold.fold: fold for fold in run.finished}  # on a machine with another disk
+
+        def known(fold: Fold) -> FoldReport | None:
+            return folder.load_fold(fold.number) or elsewhere.get(fold.number)
+
         finished: list[FoldReport] = []
+        verdict = Verdict.CONTINUE
         for fold in self.folds:
-            done = folder.load_fold(fold.number) or elsewhere.get(fold.number)
+            done = known(fold)
             if done is None:
                 checkpoints = Checkpoints(
                     run.directory / "checkpoints", fold.number, fingerprint, through=through
@@ -222,9 +227,13 @@ class Trainer:
                 checkpoints.discard()
             finished.append(done)
             verdict = report(done)
-            if verdict is not Verdict.CONTINUE and len(finished) < len(self.folds):
-                return self._end(folder, hyperparameters, verdict, finished)
-        return self._end(folder, hyperparameters, Verdict.CONTINUE, finished)
+            if verdict is Verdict.STOP:
+                finished += _unbroken(map(known, self.folds[len(finished) :]))
+            if verdict is not Verdict.CONTINUE:
+                break
+        whole = len(finished) == len(self.folds)
+        end = Verdict.CONTINUE if whole else verdict
+        return self._end(folder, hyperparameters, end, finished)
 
     def _end(
         self,
@@ -260,6 +269,17 @@ class Trainer:
             "seed": seed,
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _unbroken(known: Iterable[FoldReport | None]) -> list[FoldReport]:
+    """Folds that are finished although the trial was stopped before: an earlier worker had gone on
+    without an answer, and died before its reports were heard."""
+    found: list[FoldReport] = []
+    for fold in known:
+        if fold is None:
+            break
+        found.append(fold)
+    return found
 
 
 _STATES: dict[Verdict, Any] = {

@@ -106,7 +106,15 @@ class SyntheticTrainer:
                     return _end(run, verdict, finished, through)
             finished.append(done)
             verdict = report(done)
-            if verdict is not Verdict.CONTINUE and number < spec.validation.fold_count:
+            if verdict is Verdict.STOP:  # an earlier worker may have gone on without an answer
+                for later in range(number + 1, spec.validation.fold_count + 1):
+                    done = _load_fold(run.directory, later) or known.get(later)
+                    if done is None:
+                        break
+                    finished.append(done)
+            if len(finished) == spec.validation.fold_count:
+                break
+            if verdict is not Verdict.CONTINUE:
                 return _end(run, verdict, finished, through)
         return _end(run, Verdict.CONTINUE, finished, through)
 

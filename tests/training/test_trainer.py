@@ -119,6 +119,20 @@ def test_a_trainer_whose_trial_was_taken_over_writes_nothing_more(
     assert {path: path.stat().st_ino for path in tmp_path.rglob("*")} == left[0]
 
 
+def test_folds_that_an_earlier_worker_finished_count_though_the_trial_is_stopped_now(
+    trainer: Trainer, tmp_path: Path
+) -> None:
+    """It had gone on without an answer and died: its reports were not heard."""
+    before = run(trainer, tmp_path)
+    stopping = Listener(Verdict.STOP, lambda event: isinstance(event, FoldReport))
+    again = run(trainer, tmp_path, report=stopping)
+    assert stopping.folds() == [1]
+    assert (again.state, results(again)) == ("complete", results(before))
+    (tmp_path / "fold-2.json").unlink()
+    third = run(trainer, tmp_path, report=stopping)
+    assert (third.state, results(third)) == ("pruned", results(before)[:1])
+
+
 def test_scores_on_disk_are_those_of_the_folds_pairs(trainer: Trainer, tmp_path: Path) -> None:
     from criteria_cli.training.metrics import measure
 

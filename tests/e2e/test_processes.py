@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -202,6 +203,25 @@ def test_a_fold_finished_after_the_stop_is_kept_when_its_worker_dies(place: Plac
     assert second.end() == 0, second.text
     assert [outcome for _, outcome, _ in outcomes(place)] == ["lost", "pruned"]
     check(place.storage, place.runs, place.name, target=1)
+
+
+def test_folds_finished_without_an_answer_count_when_their_worker_dies(sqlite_place: Place) -> None:
+    """The store is away, the trainer goes on and finishes the trial, and the worker dies with its
+    reports. Whoever comes next is told to stop at the first fold."""
+    place = sqlite_place.write(trials=2, folds=3, epochs=2, pruner="hyperband", startup=0)
+    worker = place.start(env={"SYNTHETIC_EPOCH_S": "0.3"})
+    worker.wait_for(r"TrialStarted.*trial=1,")
+    lock = sqlite3.connect(place.folder / "store.db", timeout=30, isolation_level=None)
+    lock.execute("begin exclusive")
+    trial = place.runs / "s" / "trial-1"
+    wait_until((trial / "result.json").exists, what="the end of the trial")
+    worker.kill()
+    lock.execute("rollback")
+    lock.close()
+    second = place.start()
+    assert second.end() == 0, second.text
+    assert "trial=1, state='complete'" in second.text
+    check(place.storage, place.runs, place.name, target=2)
 
 
 @pytest.mark.fault(15)

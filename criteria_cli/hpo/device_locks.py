@@ -7,7 +7,6 @@ holds it, however it ends. CPUs are shared and never locked.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 import stat
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from criteria_cli.errors import MachineError, UsageError
+from criteria_cli.study.file_locks import try_lock
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,7 @@ def _named(asked: str, cards: Sequence[Card]) -> Card:
 def _lock(card: Card) -> Held | None:
     name = re.sub(r"[^A-Za-z0-9.-]", "_", card.identity)
     descriptor = os.open(lock_folder() / f"device-{name}.lock", os.O_CREAT | os.O_RDWR, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not try_lock(descriptor):
         os.close(descriptor)
         return None
     return Held(card.device, card.name, descriptor)

@@ -7,7 +7,6 @@ the next who comes.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -35,6 +34,7 @@ from criteria_cli.hpo.schema import check_versions, read_versions, upgrade
 from criteria_cli.hpo.tables import studies
 from criteria_cli.hpo.trouble import is_crowded, store_error
 from criteria_cli.hpo.url import StoreUrl
+from criteria_cli.study.file_locks import try_lock
 
 LOCK_S = 300
 """How long to wait for another starter that makes the tables."""
@@ -254,11 +254,8 @@ def _file_lock(url: StoreUrl) -> Iterator[None]:
         ) from None
     try:
         for _ in _attempts(0.05):
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if try_lock(descriptor):
                 break
-            except BlockingIOError:
-                continue
         yield
     finally:
         os.close(descriptor)

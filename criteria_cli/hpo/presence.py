@@ -19,6 +19,7 @@ from pathlib import Path
 
 from criteria_cli.hpo.clock import boot_id
 from criteria_cli.study.durable import private_folder
+from criteria_cli.study.file_locks import try_lock
 
 FOLDER = ".workers"
 
@@ -53,11 +54,9 @@ def is_dead(runs: Path, worker: str) -> bool:
     except OSError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return try_lock(descriptor)
     except OSError:
         return False
-    else:
-        return True
     finally:
         os.close(descriptor)
 

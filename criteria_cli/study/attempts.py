@@ -13,10 +13,13 @@ from __future__ import annotations
 import contextlib
 import secrets
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from criteria_cli.errors import TrialFailed
 from criteria_cli.study.durable import private_folder
+from criteria_cli.study.trial import Outcome, TrialRun
 
 _PREFIX = ".attempt-"
 
@@ -62,6 +65,26 @@ class Attempt:
             if trial.isdecimal() and token.isdecimal():
                 found.append(((int(trial), int(token)), path))
         return found
+
+
+def unless_superseded(run: TrialRun, train: Callable[[Path], Outcome]) -> Outcome:
+    """Train a trial, unless or until another worker writes in its folder: then it is given back.
+
+    Args:
+        train: is given the folder through which files come into the trial's.
+
+    Raises:
+        OSError, TrialFailed: as `train`, for other reasons than a folder that was taken away.
+    """
+    attempt = Attempt(run.directory, run.number, run.attempt)
+    attempt.begin()
+    try:
+        if not attempt.is_superseded():
+            return train(attempt.folder)
+    except (OSError, TrialFailed):
+        if not attempt.is_superseded():
+            raise
+    return Outcome("yielded", None)
 
 
 def _take_away(folder: Path) -> None:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from criteria_cli.training.attention import Forward, Inputs, ReferenceForward
+from criteria_cli.training.compiled import first_line
 from criteria_cli.training.replay import drop_gradients, is_out_of_memory
 from criteria_cli.training.resident import ResidentModel
 
@@ -146,7 +147,5 @@ def _rates(module: nn.Module, rate: float, *, attention: float | None = None) ->
 
 
 def reason_of(error: Exception) -> str:
-    if is_out_of_memory(error):
-        return "too little memory"
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__
+    """Why a candidate could not be run, in a few words."""
+    return "too little memory" if is_out_of_memory(error) else first_line(error)

@@ -56,7 +56,7 @@ class _Graph:
             if is_out_of_memory(error):
                 raise
             self.failed = True
-            _log.warning("torch.compile failed (%s), the model runs without", _first_line(error))
+            _log.warning("torch.compile failed (%s), the model runs without", first_line(error))
             return self._function(*given)
         assert isinstance(made, Tensor)
         return made
@@ -191,7 +191,8 @@ def _rest(layer: Any, found: Tensor, hidden: Tensor, rate: Tensor, training: boo
     return _residual(layer.output, layer.intermediate(hidden), hidden, rate, training)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What a library's error says, with its class and without the rest."""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__
 

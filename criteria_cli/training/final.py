@@ -21,7 +21,8 @@ import numpy as np
 from criteria_cli.data.evidence import find_evidence
 from criteria_cli.data.folds import Fold, inner_split
 from criteria_cli.errors import MachineError, Saved
-from criteria_cli.study.durable import held_alone, private_folder
+from criteria_cli.study.durable import private_folder
+from criteria_cli.study.file_locks import held_alone
 from criteria_cli.study.final import TrainedModel, TrainOrder
 from criteria_cli.study.messages import TrainerSetup
 from criteria_cli.study.spec import Hyperparameters

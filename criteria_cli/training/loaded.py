@@ -118,8 +118,8 @@ class Shelf:
         """Of training in all trials, if none is pruned and every pair were of full length."""
         study, limits = self._setup.spec, admission.planner.limits
         rows = limits.max_rows(spec.max_length)
-        a_pair = limits.model.train_seconds.at(rows, spec.max_length) / rows
-        epochs = study.validation.folds * study.training.epochs
+        a_pair = limits.cost(rows, spec.max_length) / rows
+        epochs = study.validation.fold_count * study.training.epochs
         return study.budget.trials * epochs * len(self._corpus) * a_pair
 
     def _check_assembly(self, loaded: Loaded, spec: ModelSpec, criteria: Sequence[str]) -> None:

@@ -19,7 +19,7 @@ from criteria_cli import __version__
 from criteria_cli.data.folds import Fold, split
 from criteria_cli.data.formats import load_corpus
 from criteria_cli.errors import CriteriaError, TrialFailed, UsageError
-from criteria_cli.study.attempts import Attempt
+from criteria_cli.study.attempts import unless_superseded
 from criteria_cli.study.messages import Learned, Ready, TrainerSetup
 from criteria_cli.study.spec import LOCAL_KEYS, Hyperparameters, ModelSpec, StudySpec, flatten
 from criteria_cli.study.trial import FoldReport, Outcome, Report, TrialRun, Verdict
@@ -110,7 +110,9 @@ class Trainer:
 
     def _guarded(self, hyperparameters: Hyperparameters, report: Report, run: TrialRun) -> Outcome:
         try:
-            return self._attempted(hyperparameters, report, run)
+            return unless_superseded(
+                run, lambda through: self._run(hyperparameters, report, run, through)
+            )
         except UsageError as error:  # a sampled value that this model cannot take
             raise TrialFailed("model", error.message, hint=error.hint) from error
         except CriteriaError:
@@ -125,20 +127,6 @@ class Trainer:
             if "CUDA error" in str(error):
                 raise TrialFailed("device", f"{self.device.name} stopped working") from error
             raise
-
-    def _attempted(
-        self, hyperparameters: Hyperparameters, report: Report, run: TrialRun
-    ) -> Outcome:
-        """Train it, unless or until another worker writes in its folder."""
-        attempt = Attempt(run.directory, run.number, run.attempt)
-        attempt.begin()
-        try:
-            if not attempt.is_superseded():
-                return self._run(hyperparameters, report, run, attempt.folder)
-        except (OSError, TrialFailed):
-            if not attempt.is_superseded():
-                raise
-        return Outcome("yielded", None)
 
     def fit(
         self,

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from criteria_cli.errors import MachineError, TrialFailed, UsageError
 from criteria_cli.failpoints import failpoint
-from criteria_cli.study.attempts import Attempt
+from criteria_cli.study.attempts import unless_superseded
 from criteria_cli.study.durable import read_json, write_json
 from criteria_cli.study.messages import Ready, TrainerSetup
 from criteria_cli.study.spec import Hyperparameters, StudySpec
@@ -78,15 +78,9 @@ class SyntheticTrainer:
     ) -> Outcome:
         assert run is not None
         _fail_if_told(run.number)
-        attempt = Attempt(run.directory, run.number, run.attempt)
-        attempt.begin()
-        try:
-            if not attempt.is_superseded():
-                return self._run(spec, hyperparameters, report, run, attempt.folder)
-        except OSError:
-            if not attempt.is_superseded():
-                raise
-        return Outcome("yielded", None)
+        return unless_superseded(
+            run, lambda through: self._run(spec, hyperparameters, report, run, through)
+        )
 
     def _run(
         self,

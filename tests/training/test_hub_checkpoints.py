@@ -54,7 +54,7 @@ def load(home: Path) -> subprocess.CompletedProcess[str]:
         "from criteria_cli.errors import UsageError\n"
         "from criteria_cli.study.spec import ModelSpec\n"
         "from criteria_cli.training.model import load_encoder\n"
-        "from criteria_cli.training.tokens import PairTemplate\n"
+        "from criteria_cli.training.token_pairs import PairTemplate\n"
         "try:\n"
         f"    encoder = load_encoder(ModelSpec(name={NAME!r}))\n"
         "except UsageError as error:\n"
@@ -88,17 +88,19 @@ def test_pickled_weights_and_a_sentencepiece_tokenizer_are_read(tmp_path: Path) 
     assert done.stderr == ""
 
 
+OPEN_CONFIG = (
+    "from criteria_cli.errors import UsageError\n"
+    "from criteria_cli.training.pretrained import open_config\n"
+    "try:\n"
+    f"    open_config({NAME!r})\n"
+    "except UsageError as error:\n"
+    "    print(error.message)\n"
+)
+
+
 def test_a_hub_that_refuses_connections_is_asked_once(tmp_path: Path) -> None:
-    script = (
-        "import time\n"
-        "def sleep(seconds): raise AssertionError('asked again')\n"
-        "time.sleep = sleep\n"
-        "from criteria_cli.errors import UsageError\n"
-        "from criteria_cli.training.pretrained import open_config\n"
-        "try:\n"
-        f"    open_config({NAME!r})\n"
-        "except UsageError as error:\n"
-        "    print(error.message)\n"
+    once = (
+        "import time\ndef sleep(seconds): raise AssertionError('asked again')\ntime.sleep = sleep\n"
     )
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))  # and does not listen
@@ -109,7 +111,10 @@ def test_a_hub_that_refuses_connections_is_asked_once(tmp_path: Path) -> None:
             "NO_PROXY": "127.0.0.1",
         }
         done = subprocess.run(
-            [sys.executable, "-c", script], env=environment, capture_output=True, text=True
+            [sys.executable, "-c", once + OPEN_CONFIG],
+            env=environment,
+            capture_output=True,
+            text=True,
         )
     assert done.stdout == f"model `{NAME}` is not in the cache and the hub cannot be reached\n", (
         done.stderr
@@ -120,18 +125,10 @@ def test_a_hub_that_refuses_connections_is_asked_once(tmp_path: Path) -> None:
 def test_a_proxy_that_cannot_be_used_is_said_without_its_password(
     proxy: str, tmp_path: Path
 ) -> None:
-    script = (
-        "from criteria_cli.errors import UsageError\n"
-        "from criteria_cli.training.pretrained import open_config\n"
-        "try:\n"
-        f"    open_config({NAME!r})\n"
-        "except UsageError as error:\n"
-        "    print(error.message)\n"
-    )
     environment = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
     environment |= {"HTTPS_PROXY": proxy, "NO_PROXY": "", "no_proxy": ""}
     done = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True
+        [sys.executable, "-c", OPEN_CONFIG], env=environment, capture_output=True, text=True
     )
     assert done.stdout.startswith(f"model `{NAME}` cannot be downloaded: "), done.stderr
     assert "proxy" in done.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import weakref
 from typing import Any
 
 import sqlalchemy as sa
@@ -31,6 +32,41 @@ _KEEPALIVES = {
 }
 
 
+class _Sqlite(sqlite3.Connection):
+    """A connection whose end of transaction, and own end, end its cursors too.
+
+    SQLite keeps the file locked for reading until the last statement is read through or closed,
+    rollback or not, and Python closes no statement that something still refers to. The traceback
+    of an error does, and whoever keeps the error would keep all others from writing.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._cursors: weakref.WeakSet[sqlite3.Cursor] = weakref.WeakSet()
+
+    def cursor(self, *arguments: Any, **options: Any) -> Any:
+        cursor = super().cursor(*arguments, **options)
+        self._cursors.add(cursor)
+        return cursor
+
+    def commit(self) -> None:
+        self._close_cursors()
+        super().commit()
+
+    def rollback(self) -> None:
+        self._close_cursors()
+        super().rollback()
+
+    def close(self) -> None:
+        self._close_cursors()
+        super().close()
+
+    def _close_cursors(self) -> None:
+        for cursor in tuple(self._cursors):
+            cursor.close()
+        self._cursors.clear()
+
+
 def make_engine(url: StoreUrl, *, connections: int = 2, name: str = "criteria") -> sa.Engine:
     """An engine whose every transaction is short, bounded and, on SQLite, exclusive.
 
@@ -44,7 +80,7 @@ def make_engine(url: StoreUrl, *, connections: int = 2, name: str = "criteria") 
             hide_parameters=True,
             pool_size=connections,
             max_overflow=0,
-            connect_args={"timeout": BUSY_S, "check_same_thread": False},
+            connect_args={"timeout": BUSY_S, "check_same_thread": False, "factory": _Sqlite},
         )
         sa.event.listen(engine, "connect", _prepare_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
@@ -71,7 +107,12 @@ def reading_engine(url: StoreUrl) -> sa.Engine:
 
         def connect() -> sqlite3.Connection:
             connection = sqlite3.connect(
-                address, uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False
+                address,
+                uri=True,
+                timeout=BUSY_S,
+                isolation_level=None,
+                check_same_thread=False,
+                factory=_Sqlite,
             )
             connection.create_function(BOOT_FUNCTION, 0, since_boot)
             return connection

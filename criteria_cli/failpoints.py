@@ -16,6 +16,7 @@ import random
 import signal
 import sqlite3
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,6 +90,7 @@ def _fail(action: str, place: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         case "stop":
             os.kill(os.getpid(), signal.SIGSTOP)
+            time.sleep(0.1)  # another thread may get the signal, and this one would run on
         case "exit":
             os._exit(70)
         case "abort":

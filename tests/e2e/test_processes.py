@@ -73,6 +73,20 @@ def test_a_trainer_that_dies_idle_costs_no_trial_an_attempt(place: Place) -> Non
     check(place.storage, place.runs, place.name, target=1)
 
 
+def test_a_trainer_that_dies_between_the_claim_and_the_order_costs_no_attempt(place: Place) -> None:
+    place.write(trials=1)
+    worker = place.start(env={"CRITERIA_FAULTS": "claim.after:stop@1"})
+    wait_until(lambda: is_stopped(worker.pid), what="the first claim")
+    trainer = worker.trainers()[0]
+    os.kill(trainer, signal.SIGKILL)
+    wait_until(lambda: not is_running(trainer))
+    worker.signal(signal.SIGCONT)
+    assert worker.end() == 0, worker.text
+    assert "TrainerRestarted" in worker.text
+    assert [outcome for _, outcome, _ in outcomes(place)] == ["complete"]
+    check(place.storage, place.runs, place.name, target=1)
+
+
 @pytest.mark.fault(54)
 def test_a_stuck_trainer_is_stopped_with_its_stacks_in_the_log(sqlite_place: Place) -> None:
     place = sqlite_place.write(trials=1)

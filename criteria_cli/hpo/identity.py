@@ -7,6 +7,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from shlex import quote
 from typing import Any
 
 import sqlalchemy as sa
@@ -118,7 +119,9 @@ def _refuse_difference(
 ) -> None:
     differing = setting_differences(settings, here.settings)
     if differing:
-        put_back = " ".join(f"--set {item.key}={_toml(item.stored)}" for item in differing[:3])
+        put_back = " ".join(
+            f"--set {quote(f'{item.key}={_toml(item.stored)}')}" for item in differing[:3]
+        )
         raise UsageError(
             f"study `{name}` was made with other settings: {_listed(differing)}",
             hint=f"join it with `{put_back}`, or start another with `--name`",
@@ -165,8 +168,9 @@ def _shown(value: Any) -> str:
 
 
 def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return f"'\"{value}\"'"
-    return _shown(value)
+    """The value as it stands in a study file."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{k} = {_toml(v)}" for k, v in value.items() if v is not None) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    return json.dumps(value) if isinstance(value, bool | str) else _shown(value)

@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import optuna
 import sqlalchemy as sa
@@ -31,7 +32,8 @@ from criteria_cli.hpo.optuna_tables import studies as optuna_studies
 from criteria_cli.hpo.optuna_tables import trial_counts
 from criteria_cli.hpo.runs_folder import RunsFolder
 from criteria_cli.hpo.schema import check_versions, read_versions, upgrade
-from criteria_cli.hpo.tables import studies
+from criteria_cli.hpo.tables import studies, workers
+from criteria_cli.hpo.timings import Timings
 from criteria_cli.hpo.trouble import is_crowded, store_error
 from criteria_cli.hpo.url import StoreUrl
 from criteria_cli.study.file_locks import try_lock
@@ -131,12 +133,21 @@ def _prepare(
 
 
 def _join(connection: sa.Connection, identity: Identity, budget: Budget) -> str | None:
-    """The uid of the study, if it exists and is the same; refused if it differs."""
+    """The uid of the study, if it exists; refused if it differs, but for one in which nothing has
+    happened yet, which is made anew."""
     name = identity.spec.name
-    row = connection.execute(sa.select(studies).where(studies.c.name == name)).one_or_none()
+    same = sa.select(studies).where(studies.c.name == name).with_for_update()
+    row = connection.execute(same).one_or_none()
     if row is None:
         return None
-    refuse_difference(row, identity)
+    try:
+        refuse_difference(row, identity)
+    except UsageError:
+        if not is_untouched(connection, name):
+            raise
+        renewed = sa.update(studies).where(studies.c.name == name)
+        connection.execute(renewed.values(made := _as_made(identity, budget)))
+        return str(made["uid"])
     changes: dict[str, object] = {}
     if budget.trials is not None and budget.trials != row.target:
         changes["target"] = budget.trials
@@ -151,7 +162,6 @@ def _join(connection: sa.Connection, identity: Identity, budget: Budget) -> str 
 
 def _found(engine: sa.Engine, connection: sa.Connection, identity: Identity, budget: Budget) -> str:
     spec = identity.spec
-    uid = uuid.uuid4().hex
     there = sa.select(optuna_studies.c.study_id).where(optuna_studies.c.study_name == spec.name)
     found = connection.execute(there).scalar()
     with joined(engine, connection) as storage:
@@ -166,22 +176,38 @@ def _found(engine: sa.Engine, connection: sa.Connection, identity: Identity, bud
                 code="study.foreign",
             )
     failpoint("prepare.study")
-    connection.execute(
-        sa.insert(studies).values(
-            name=spec.name,
-            uid=uid,
-            definition=json.dumps(spec.to_json()),
-            identity=json.dumps(identity.settings),
-            data_sha256=identity.data_sha256,
-            pairs=identity.pairs,
-            versions=json.dumps(dict(identity.versions)),
-            target=spec.budget.trials if budget.trials is None else budget.trials,
-            confirm=spec.budget.confirm if budget.confirm is None else budget.confirm,
-            created_at=now(),
-            judged_from=0,
-        )
+    made = _as_made(identity, budget)
+    connection.execute(sa.insert(studies).values(name=spec.name, **made))
+    return str(made["uid"])
+
+
+def _as_made(identity: Identity, budget: Budget) -> dict[str, Any]:
+    """The columns of a study in which nothing has happened, but for its name."""
+    spec = identity.spec
+    return {
+        "uid": uuid.uuid4().hex,
+        "definition": json.dumps(spec.to_json()),
+        "identity": json.dumps(identity.settings),
+        "data_sha256": identity.data_sha256,
+        "pairs": identity.pairs,
+        "versions": json.dumps(dict(identity.versions)),
+        "precision": None,
+        "target": spec.budget.trials if budget.trials is None else budget.trials,
+        "confirm": spec.budget.confirm if budget.confirm is None else budget.confirm,
+        "paused": None,
+        "created_at": now(),
+        "judged_from": 0,
+    }
+
+
+def is_untouched(connection: sa.Connection, name: str) -> bool:
+    """Whether a study has no trial, and no worker that may be about to begin one."""
+    at_work = sa.select(sa.func.count()).where(
+        workers.c.study == name,
+        workers.c.ended_at.is_(None),
+        workers.c.seen_at > now() - 2 * Timings().lease,
     )
-    return uid
+    return not _trials(connection, name) and not connection.execute(at_work).scalar_one()
 
 
 def _trials(connection: sa.Connection, name: str) -> int:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from criteria_cli.errors import MachineError
+from criteria_cli.errors import MachineError, UsageError
 from criteria_cli.hpo import sqlite_file
 from criteria_cli.hpo.confirmations import tally
 from criteria_cli.hpo.engine import reading_engine
 from criteria_cli.hpo.identity import Identity, refuse_difference, versions_here
+from criteria_cli.hpo.prepare import is_untouched
 from criteria_cli.hpo.runs_folder import LEAST_FREE_BYTES
 from criteria_cli.hpo.schema import check_versions, read_versions
 from criteria_cli.hpo.tables import studies
@@ -54,11 +55,17 @@ def _look(url: StoreUrl, identity: Identity) -> str:
             if row is None:
                 return f"no study `{name}` yet: a search would make it"
             finished = tally(connection, name).finished
+            untouched = is_untouched(connection, name)
     except sa.exc.SQLAlchemyError as error:
         raise store_error(error, url) from None
     finally:
         engine.dispose()
-    refuse_difference(row, identity)
+    try:
+        refuse_difference(row, identity)
+    except UsageError:
+        if not untouched:
+            raise
+        return f"study `{name}` has no trial yet: a search would make it anew"
     return f"study `{name}` is there, {finished} of {row.target} trials done: a search would join"
 
 

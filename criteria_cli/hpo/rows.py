@@ -46,9 +46,10 @@ def wanted_name(device: str, environ: Mapping[str, str] = os.environ) -> str:
     return f"{machine_name()}:{place}"
 
 
-def lock_study(connection: sa.Connection, name: str) -> None:
-    """Hold the study's lock, one holder at a time, until the end of the transaction."""
-    connection.execute(sa.select(studies.c.name).where(studies.c.name == name).with_for_update())
+def lock_study(connection: sa.Connection, name: str) -> str | None:
+    """Hold the study's lock, one holder at a time, until the end of the transaction; its uid."""
+    held = sa.select(studies.c.uid).where(studies.c.name == name).with_for_update()
+    return connection.execute(held).scalar()
 
 
 def register(
@@ -56,6 +57,7 @@ def register(
     row: WorkerRow,
     *,
     name: str,
+    uid: str,
     stale_s: float,
     shared: bool,
     is_dead: Callable[[str], bool] = lambda _: False,
@@ -63,14 +65,21 @@ def register(
     """Write a worker's row; its name, with a number if another live worker has it.
 
     Args:
+        uid: of the study that the worker has prepared for.
         stale_s: a worker not seen for so long counts as gone.
         shared: whether the store may be used from several machines.
         is_dead: whether a worker, by id, is known to have died; its name is free again.
 
     Raises:
-        UsageError: workers of another machine use this SQLite file.
+        UsageError: workers of another machine use this SQLite file, or the study was made anew.
     """
-    lock_study(connection, row.study)  # two in the same instant would take the same name
+    # two in the same instant would take the same name
+    if lock_study(connection, row.study) != uid:
+        raise UsageError(
+            f"study `{row.study}` was made anew with other settings while this worker came",
+            hint="run the same command again",
+            code="study.differs",
+        )
     connection.execute(sa.delete(workers).where(workers.c.id == row.id))  # of a try before
     live = connection.execute(
         sa.select(workers.c.id, workers.c.name, workers.c.machine, workers.c.boot).where(

@@ -95,7 +95,9 @@ def search(
         uid = prepare(url, identity, budget=budget, folder=known)
         known.keep(uid)
         with logging_to(folder / "hpo.log") as log, noting_signals() as caught:
-            run = _Run(definition, spec, options, url, folder, machine, devices, observer, caught)
+            run = _Run(
+                definition, spec, uid, options, url, folder, machine, devices, observer, caught
+            )
             try:
                 return SearchResult(run.until_done(), run.ended, log)
             finally:
@@ -113,6 +115,7 @@ class _Run:
         self,
         definition: Definition,
         spec: StudySpec,
+        uid: str,
         options: SearchOptions,
         url: StoreUrl,
         folder: Path,
@@ -122,7 +125,7 @@ class _Run:
         caught: Caught,
     ) -> None:
         self.ended: Literal["finished", "hours"] = "finished"
-        self._spec, self._url, self._folder = spec, url, folder
+        self._spec, self._uid, self._url, self._folder = spec, uid, url, folder
         self._machine, self._definition = machine, definition
         self._observer, self._caught = observer, caught
         self._timings = timings()
@@ -192,6 +195,7 @@ class _Run:
                 c,
                 row,
                 name=wanted,
+                uid=self._uid,
                 stale_s=stale_s,
                 shared=shared_store,
                 is_dead=lambda worker: is_dead(self._folder, worker),

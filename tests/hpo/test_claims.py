@@ -343,7 +343,7 @@ def test_two_workers_that_start_in_the_same_instant_have_two_names(
 
         def begin(connection: sa.Connection) -> str:
             row = WorkerRow(uuid.uuid4().hex, "s", "cpu", {})
-            return rows.register(connection, row, name="n", stale_s=60, shared=True)
+            return rows.register(connection, row, name="n", uid=a.uid, stale_s=60, shared=True)
 
         with a.engine.begin() as connection:
             first = begin(connection)

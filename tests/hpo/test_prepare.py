@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import optuna
 import pytest
 import sqlalchemy as sa
-from desk import identity_of, spec_of
+from desk import desks, identity_of, spec_of
 from processes import HERE
 
 from criteria_cli.errors import StoreError, UsageError
 from criteria_cli.hpo import prepare as preparing
+from criteria_cli.hpo import rows
 from criteria_cli.hpo.engine import make_engine
 from criteria_cli.hpo.prepare import Budget, prepare
+from criteria_cli.hpo.rows import WorkerRow
 from criteria_cli.hpo.runs_folder import claim_folder
 from criteria_cli.hpo.schema import read_versions
 from criteria_cli.hpo.url import read_url
@@ -160,13 +164,54 @@ def _snapshot(storage: str) -> list[object]:
 def test_another_study_under_the_same_name_is_refused_key_by_key(
     storage: str, changes: dict[str, object], identity: dict[str, object], message: str
 ) -> None:
-    prepare(read_url(storage), identity_of(spec_of()))
+    with desks(storage, 1) as (desk,):
+        desk.take()
+        desk.rows("update criteria_workers set ended_at = 1 returning id")
     before = _snapshot(storage)
     with pytest.raises(UsageError) as refused:
         prepare(read_url(storage), identity_of(spec_of(**changes), **identity))
     assert message in refused.value.message
     assert "--name" in refused.value.hint
     assert _snapshot(storage) == before
+
+
+def test_the_hint_of_a_difference_can_be_typed(storage: str) -> None:
+    made = spec_of(search={"learning_rate": {"low": 1e-5, "high": 1e-3, "log": True}})
+    with desks(storage, 1, spec=made) as (desk,):
+        desk.take()
+    changed = {**made.to_json(), "search": {"learning_rate": {"low": 0.5, "high": 0.75}}}
+    with pytest.raises(UsageError) as refused:
+        prepare(read_url(storage), identity_of(type(made).model_validate(changed)))
+    shown = refused.value.hint.partition("`")[2].partition("`")[0]
+    flag, setting = shlex.split(shown)
+    assert flag == "--set"
+    key, _, value = setting.partition("=")
+    assert key == "search.learning_rate"
+    assert tomllib.loads(f"it = {value}")["it"] == {"low": 1e-5, "high": 1e-3, "log": True}
+
+
+def test_a_study_in_which_nothing_has_happened_takes_new_settings(storage: str) -> None:
+    """A mistyped model is found by the first worker, when the study stands in the store."""
+    url, other = read_url(storage), spec_of(training={"epochs": 7})
+    with desks(storage, 1) as (desk,):
+        with pytest.raises(UsageError, match="was made with other settings"):
+            prepare(url, identity_of(other))  # its worker may be about to begin
+        desk.do(lambda c, _: rows.leave(c, desk.id))
+        second = prepare(url, identity_of(other), budget=Budget(trials=3))
+        assert second != desk.uid
+        stored = desk.rows("select definition, target from criteria_studies")
+        assert [json.loads(row[0])["training"]["epochs"] for row in stored] == [7]
+        assert stored[0][1] == 3
+        late = WorkerRow("late", "s", "cpu", {})
+        with pytest.raises(UsageError, match="was made anew with other settings"):
+            desk.do(
+                lambda c, _: rows.register(c, late, name="w", uid=desk.uid, stale_s=60, shared=True)
+            )
+    with desks(storage, 1, spec=other) as (desk,):
+        desk.take()
+        desk.do(lambda c, _: rows.leave(c, desk.id))
+        with pytest.raises(UsageError, match=r"`training.epochs` \(7 in the study, 2 here\)"):
+            prepare(url, identity_of(spec_of()))
 
 
 def test_local_settings_and_a_renamed_file_may_differ(storage: str) -> None:
@@ -179,7 +224,8 @@ def test_local_settings_and_a_renamed_file_may_differ(storage: str) -> None:
 
 
 def test_a_setting_that_the_study_did_not_know_counts_as_its_default(storage: str) -> None:
-    prepare(read_url(storage), identity_of(spec_of()))
+    with desks(storage, 1) as (desk,):
+        desk.take()
     stored = json.loads(str(_rows(storage, "select identity from criteria_studies")[0][0]))
     del stored["training.label_smoothing"]
     engine = make_engine(read_url(storage))

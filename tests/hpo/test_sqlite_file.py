@@ -92,8 +92,13 @@ def test_a_second_host_is_refused(tmp_path: Path) -> None:
         )
     row = WorkerRow("w2", "s", "cpu", {})
     with pytest.raises(UsageError, match="worker `w` on `rtx-02` uses this SQLite file"):
-        desk.do(lambda c, _: rows.register(c, row, name="v", stale_s=60, shared=False))
-    assert desk.do(lambda c, _: rows.register(c, row, name="v", stale_s=60, shared=True)) == "v"
+        desk.do(
+            lambda c, _: rows.register(c, row, name="v", uid=desk.uid, stale_s=60, shared=False)
+        )
+    assert (
+        desk.do(lambda c, _: rows.register(c, row, name="v", uid=desk.uid, stale_s=60, shared=True))
+        == "v"
+    )
     desk.close()
 
 

@@ -67,11 +67,13 @@ class Desk:
 
     def __post_init__(self) -> None:
         self.url = read_url(self.storage)
-        prepare(self.url, identity_of(self.spec))
+        self.uid = prepare(self.url, identity_of(self.spec))
         self.engine = make_engine(self.url)
         self.opened = OpenStudy(self.engine, self.spec.name, optuna_pruner(self.spec))
         row = WorkerRow(self.id, self.spec.name, "cpu", {})
-        self.name = self.do(lambda c, _: rows.register(c, row, name="w", stale_s=60, shared=True))
+        self.name = self.do(
+            lambda c, _: rows.register(c, row, name="w", uid=self.uid, stale_s=60, shared=True)
+        )
 
     def do(self, work: Callable[[sa.Connection, OpenStudy], T]) -> T:
         """One transaction."""

@@ -18,3 +18,8 @@ def bundled(folder: str) -> Path:
         if place.is_dir():
             return place
     raise FileNotFoundError(f"{folder} is missing from this installation")
+
+
+def bundled_names() -> list[str]:
+    """The names of the shipped definitions."""
+    return sorted(path.stem for path in bundled("studies").glob("*.toml"))

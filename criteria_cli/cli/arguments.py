@@ -106,7 +106,7 @@ Study = Annotated[
     typer.Argument(
         metavar="STUDY",
         show_default=False,
-        help="The study file, or the name of a bundled definition; see `criteria init --help`.",
+        help="The study file, or a bundled definition: `criteria init --help` names them.",
         autocompletion=_complete_study,
     ),
 ]
@@ -181,7 +181,7 @@ Out = Annotated[
     typer.Option("--out", metavar="PATH", show_default=False, help="Where the result goes."),
 ]
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", show_default=False, help="Replace what `--out` names.")
+    bool, typer.Option("--overwrite", show_default=False, help="Replace a result that is there.")
 ]
 
 

@@ -9,7 +9,7 @@ from criteria_cli.errors import CriteriaError
 
 def studies(incomplete: str) -> list[str]:
     """Bundled definitions and TOML files."""
-    from criteria_cli.study.files import bundled_names
+    from criteria_cli.bundled import bundled_names
 
     folder = Path(incomplete) if incomplete.endswith("/") else Path(incomplete).parent
     files = sorted(str(path) for path in folder.glob("*.toml")) if folder.is_dir() else []

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from criteria_cli.bundled import bundled_names
 from criteria_cli.cli.arguments import Overwrite, _complete_study
 from criteria_cli.cli.definitions import tell
 from criteria_cli.cli.layout import line, show
@@ -24,7 +25,7 @@ def command(
         typer.Option(
             "--like",
             metavar="NAME",
-            help="The bundled definition to copy.",
+            help=f"The bundled definition to copy: {', '.join(bundled_names())}.",
             autocompletion=_complete_study,
         ),
     ] = "optuna",
@@ -32,7 +33,7 @@ def command(
 ) -> int:
     """Write a study file to start from: a copy of a bundled definition, all its settings in it."""
     from criteria_cli.study.explain import did_you_mean, shown_path
-    from criteria_cli.study.files import bundled_names, find
+    from criteria_cli.study.files import find
     from criteria_cli.study.spec import NAME_PATTERN
 
     target = Path(path)
@@ -43,6 +44,8 @@ def command(
         )
     if target.suffix != ".toml" or not NAME_PATTERN.match(target.stem):
         raise UsageError(f"`{shown_path(target)}` must end in `.toml` and have a plain name")
+    if not target.parent.is_dir():
+        raise UsageError(f"the folder of `{shown_path(target)}` does not exist")
     if target.exists() and not overwrite:
         raise UsageError(f"`{shown_path(target)}` exists, give `--overwrite` to replace it")
     text = find(like)[0].read_text(encoding="utf-8")

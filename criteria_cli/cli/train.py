@@ -94,7 +94,7 @@ def command(
         typer.Option(
             "--auto-batch/--no-auto-batch",
             show_default=False,
-            help="Measure the device and split batches to fit; off unless the study says so.",
+            help="Measure the device and split batches to fit; off unless the study file says so.",
         ),
     ] = None,
     device: DeviceName = "auto",

@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from criteria_cli import __version__
-from criteria_cli.bundled import bundled
+from criteria_cli.bundled import bundled, bundled_names
 from criteria_cli.errors import UsageError
 from criteria_cli.study.checks import check_search
 from criteria_cli.study.explain import did_you_mean, explain, known_keys, shown_path
@@ -58,11 +58,6 @@ class _Override:
     parts: tuple[str, ...]
     value: Any
     source: str
-
-
-def bundled_names() -> list[str]:
-    """The names of the shipped definitions."""
-    return sorted(path.stem for path in bundled("studies").glob("*.toml"))
 
 
 def load_definition(

@@ -41,6 +41,7 @@ class ModelRecord:
     """What `criteria.json` says."""
 
     criteria: tuple[Criterion, ...]
+    """Those that it was trained on: of others it would say anything."""
     input: ModelSpec
     """How a pair becomes the model's input."""
     head: Head
@@ -201,8 +202,11 @@ def _replace(partial: Path, out: Path) -> None:
         partial.rename(out)
         return
     aside = Path(tempfile.mkdtemp(prefix=f".{out.name}-old-", dir=out.parent))
+    old = out.rename(aside / out.name)
     try:
-        out.rename(aside / out.name)
         partial.rename(out)
+    except BaseException:
+        old.rename(out)
+        raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)

@@ -115,7 +115,9 @@ class _Training:
         record = training_record(self.order, self.trainer, found, epochs, seconds)
         encoder = self.trainer.model(self.order.hyperparameters.model).encoder
         content = ModelRecord(
-            criteria=self.corpus.criteria,
+            criteria=tuple(
+                self.corpus.criteria[index] for index in np.unique(self.corpus.criterion)
+            ),
             input=self.order.hyperparameters.model,
             head=encoder.head,
             calibration=final_calibration(self.corpus, folds),

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from criteria_cli.bundled import bundled
-from criteria_cli.study.files import bundled_names, load_definition
+from criteria_cli.bundled import bundled, bundled_names
+from criteria_cli.study.files import load_definition
 from criteria_cli.study.spec import flatten
 
 NAMES = [

@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from safetensors.torch import load_file
 from criteria_cli.data.folds import inner_split, split
 from criteria_cli.data.formats import load_corpus
 from criteria_cli.errors import MachineError, Saved, UsageError
+from criteria_cli.study.spec import StudySpec
 from criteria_cli.study.trial import EpochReport, Event, FoldReport, Progress, Verdict
 from criteria_cli.training.calibration import Calibration
 from criteria_cli.training.estimates import estimates, final_calibration
@@ -294,8 +296,6 @@ def test_nothing_is_written_over(trained: Trained, tmp_path: Path) -> None:
 
 
 def test_a_model_of_ours_is_replaced_when_asked(trained: Trained, tmp_path: Path) -> None:
-    import shutil
-
     copy = tmp_path / "model"
     shutil.copytree(trained.directory, copy)
     (copy / "stale.txt").write_text("")
@@ -303,6 +303,43 @@ def test_a_model_of_ours_is_replaced_when_asked(trained: Trained, tmp_path: Path
     assert not (copy / "stale.txt").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
     Predictor(copy)
+
+
+@pytest.mark.parametrize("error", [OSError(5, "an error of the disk"), KeyboardInterrupt()])
+def test_a_model_that_cannot_be_replaced_stays(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    copy = tmp_path / "model"
+    shutil.copytree(trained.directory, copy)
+    real = Path.rename
+
+    def rename(path: Path, target: Path) -> Path:
+        if target == copy and path.parent == tmp_path:  # the new one, on its way to its place
+            raise error
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises((MachineError, KeyboardInterrupt)):
+        train(replace(trained.order, out=copy, overwrite=True), go_on)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    Predictor(copy)
+
+
+def test_a_criterion_without_training_pairs_is_not_scored(tmp_path: Path) -> None:
+    """Of the nine criteria of the catalogue, the data knows two."""
+    rows = ["post_id,post,criterion,label"]
+    for number in range(24):
+        for place, criterion in enumerate(("A.1", "A.4")):
+            label = number // (place + 1) % 2
+            rows.append(f"p{number},post {number},{criterion},{label}")
+    (tmp_path / "pairs.csv").write_text("\n".join(rows) + "\n")
+    columns = {"post_id": "post_id", "post": "post", "criterion": "criterion", "label": "label"}
+    data = {"format": "pairs", "path": "pairs.csv", "columns": columns}
+    spec = StudySpec.model_validate(toy_spec().to_json() | {"data": data})
+    model = train(toy_order(tmp_path, spec), go_on)
+    found = Predictor(model.model_dir).predict(["some post"])
+    assert [prediction.criterion_id for prediction in found] == ["A.1", "A.4"]
+    assert "and 2 criteria" in (model.model_dir / "README.md").read_text()
 
 
 def test_only_the_owner_can_read_what_is_written(trained: Trained) -> None:

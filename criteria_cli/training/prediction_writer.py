@@ -18,6 +18,7 @@ from criteria_cli.errors import MachineError, UsageError
 from criteria_cli.study.durable import read_json, write_json
 from criteria_cli.study.prediction import PredictOrder
 from criteria_cli.training.predict import Prediction
+from criteria_cli.training.tensor_files import create_private
 
 FORMATS = (".csv", ".jsonl", ".parquet")
 _SAVE_S = 2.0
@@ -165,19 +166,18 @@ class PredictionWriter:
     def _to_parquet(self) -> None:
         """Rewrite the finished lines as Parquet, in place of them."""
         arrow = pyarrow()
+        schema = _schema(arrow, self._columns())
         target = self._partial.with_name(f"{self._partial.name}.parquet")
-        writer = None
-        with self._partial.open(encoding="utf-8", errors="surrogatepass") as lines:
-            while rows := [json.loads(line) for line in islice(lines, _PARQUET_ROWS)]:
-                table = arrow.Table.from_pylist(
-                    rows, schema=writer.schema if writer else _schema(arrow, self._columns())
-                )
-                if writer is None:
-                    os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
-                    writer = arrow.parquet.ParquetWriter(target, table.schema)
-                writer.write_table(table)
-        if writer is not None:
-            writer.close()
+        with (
+            self._partial.open(encoding="utf-8", errors="surrogatepass") as lines,
+            os.fdopen(create_private(target), "wb") as file,
+        ):
+            # by descriptor: by its name it could be another file by now
+            with arrow.parquet.ParquetWriter(file, schema) as writer:
+                while rows := [json.loads(line) for line in islice(lines, _PARQUET_ROWS)]:
+                    writer.write_table(arrow.Table.from_pylist(rows, schema=schema))
+            file.flush()
+            os.fsync(file.fileno())
         target.replace(self._partial)
 
 

@@ -20,13 +20,28 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, through: Path | 
         through: the folder to write them in before they are renamed, as `write_json` has it.
     """
     partial = (through or path.parent) / (path.name + PARTIAL)
-    os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
+    os.close(create_private(partial))
     save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, partial)
     with partial.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         os.fsync(file.fileno())
     put_in_place(partial, path)
     return digest
+
+
+def create_private(path: Path) -> int:
+    """Open a new file that its owner alone can read, in place of what has its name.
+
+    A link of that name, planted in a folder that others can write, goes; its target stays as it is.
+
+    Returns:
+        The descriptor, for reading and writing.
+
+    Raises:
+        OSError: it cannot be made; a folder has the name, say.
+    """
+    path.unlink(missing_ok=True)
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
 
 
 def sha256_of(path: Path) -> str:

@@ -94,6 +94,23 @@ def test_a_crash_while_writing_leaves_the_one_before(
     assert list(folder(tmp_path).iterdir()) == []
 
 
+def test_a_planted_link_is_replaced_and_not_followed(
+    tmp_path: Path, checkpoints: Checkpoints
+) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    victim.chmod(0o644)
+    folder(tmp_path).mkdir(parents=True)
+    planted = folder(tmp_path) / "fold-2-000001.safetensors.partial"
+    planted.symlink_to(victim)
+    checkpoints.save({"epoch": 1}, tensors(1))
+    assert victim.read_text() == "mine"
+    assert stat.S_IMODE(victim.stat().st_mode) == 0o644
+    (written,) = folder(tmp_path).glob("*.safetensors")
+    assert not written.is_symlink()
+    assert checkpoints.load() is not None
+
+
 def test_one_of_other_settings_is_refused(tmp_path: Path, checkpoints: Checkpoints) -> None:
     checkpoints.save({"epoch": 1}, tensors(1))
     other = Checkpoints(folder(tmp_path), 2, "another")

@@ -249,6 +249,26 @@ def test_a_planted_link_is_not_followed(order: PredictOrder, tmp_path: Path) -> 
     assert victim.read_text() == "mine"
 
 
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_parquet_is_written_into_a_file_of_its_own(
+    kind: str, order: PredictOrder, tmp_path: Path
+) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    order = replace(order, out=tmp_path / "scores.parquet")
+    planted = tmp_path / ".scores.parquet.partial.parquet"
+    if kind == "link":
+        planted.symlink_to(victim)
+    else:
+        planted.touch()
+        planted.chmod(0o644)  # others could read what they made
+    predict_file(order, go_on)
+    assert victim.read_text() == "mine"
+    assert not order.out.is_symlink()
+    assert order.out.stat().st_mode & 0o777 == 0o600
+    assert pyarrow.parquet.read_table(order.out).num_rows == 72
+
+
 def test_how_many_posts_were_cut_is_counted(order: PredictOrder) -> None:
     order.input.write_text(f"post_id,text\n1,short\n2,{'very long ' * 80}\n")
     assert predict_file(order, go_on).cut == 1

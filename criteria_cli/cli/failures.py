@@ -12,7 +12,6 @@ import re
 import sys
 import traceback
 from collections.abc import Iterable
-from pathlib import Path
 
 import typer
 
@@ -25,6 +24,7 @@ from criteria_cli.errors import (
     UsageError,
     WorkError,
 )
+from criteria_cli.study.frames import bare_traceback, shown_module, without_password
 
 EXIT_CODES: dict[int, str] = {
     0: "done",
@@ -49,10 +49,6 @@ _CODES: tuple[tuple[type[CriteriaError], int], ...] = (
 
 
 _MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
-
-
-_PASSWORD = re.compile(r"(?<=:)//?[^\s/:@`]*:\S*@")
-"""What stands before the host of a URL that was typed in another flag's place."""
 
 ERROR = "error: "
 """How a line begins that says what is wrong; one that says that work was stopped has no head."""
@@ -124,11 +120,6 @@ def _say(message: str, hint: str, code: str, arguments: list[str], *, head: str 
     sys.stderr.flush()
 
 
-def without_password(text: str) -> str:
-    """The text with `***` for user and password of every URL in it."""
-    return _PASSWORD.sub("//***@", text)
-
-
 def shown_path(path: str) -> str:
     """A path as messages name it, see `criteria_cli.study.explain.shown_path`."""
     from criteria_cli.study import explain
@@ -141,37 +132,7 @@ def _place(error: BaseException) -> str:
     ours = [frame for frame in frames if "criteria_cli" in frame.filename] or list(frames)
     if not ours:
         return "an unknown place"
-    return f"{_module(ours[-1].filename)}:{ours[-1].lineno}"
-
-
-def _module(filename: str) -> str:
-    """A file without the folders that say whose machine this is."""
-    parts = Path(filename).parts
-    for anchor in ("site-packages", "criteria_cli"):
-        if anchor in parts:
-            start = parts.index(anchor) + (anchor == "site-packages")
-            return "/".join(parts[start:])
-    return parts[-1] if parts else filename
-
-
-def bare_traceback(error: BaseException) -> str:
-    """Frames and types of an error and its causes; the text of our own errors only."""
-    lines: list[str] = []
-    current: BaseException | None = error
-    seen: set[int] = set()
-    while current is not None and id(current) not in seen:
-        seen.add(id(current))
-        lines.append("traceback, the innermost call last:")
-        lines.extend(
-            f"  {_module(frame.filename)}:{frame.lineno} in {frame.name}"
-            for frame in traceback.extract_tb(current.__traceback__)
-        )
-        text = f": {without_password(str(current))}" if isinstance(current, CriteriaError) else ""
-        lines.append(f"{type(current).__name__}{text}")
-        current = current.__cause__ or current.__context__
-        if current is not None:
-            lines.append("caused by")
-    return "\n".join(lines) + "\n"
+    return f"{shown_module(ours[-1].filename)}:{ours[-1].lineno}"
 
 
 def usage_message(error: typer.TyperException) -> tuple[str, str]:

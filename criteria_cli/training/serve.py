@@ -2,11 +2,13 @@
 
 It has no terminal and no database. It ends with its supervisor, or when it has heard nothing from
 it for too long: a supervisor that sleeps may have lost the trial to another worker. Standard error
-goes to the study's log and gets no text of a post: of an unexpected error its type and its frames.
+goes to the study's log and gets no text of a post and no home path: of an unexpected error its type
+and its frames.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import faulthandler
@@ -24,6 +26,7 @@ from typing import Protocol
 
 from criteria_cli.errors import CriteriaError, MachineError, TrialFailed, UsageError
 from criteria_cli.failpoints import failpoint
+from criteria_cli.study.frames import bare_traceback
 from criteria_cli.study.log_lines import log_formatter
 from criteria_cli.study.messages import (
     Answer,
@@ -161,6 +164,8 @@ def serve(make: MakeTrainer, arguments: list[str]) -> None:
     _die_with(parent)
     os.umask(0o077)
     _log_to_standard_error()
+    sys.excepthook = lambda _kind, error, _frames: _put_in_log(error)
+    threading.excepthook = _of_a_thread
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     for ignored in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
@@ -211,8 +216,7 @@ def _failure(error: Exception) -> Failed:
         return Failed(
             "disk", f"results cannot be written: {reason}", code="machine.disk", kind="machine"
         )
-    frames = "".join(traceback.format_tb(error.__traceback__))
-    print(f"{frames}{type(error).__name__}", file=sys.stderr, flush=True)  # noqa: T201
+    _put_in_log(error)
     last = traceback.extract_tb(error.__traceback__)[-1]
     place = f"{os.path.basename(last.filename)} line {last.lineno}"  # noqa: PTH119
     return Failed("error", f"{type(error).__name__} in {place}, see the log", code="trial.error")
@@ -232,6 +236,17 @@ def _log_to_standard_error() -> None:
     logger = logging.getLogger("criteria_cli")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+
+
+def _put_in_log(error: BaseException) -> None:
+    with contextlib.suppress(OSError):  # a full disk stops the log, not the study
+        sys.stderr.write(bare_traceback(error))
+        sys.stderr.flush()
+
+
+def _of_a_thread(arguments: threading.ExceptHookArgs) -> None:
+    if arguments.exc_value is not None:
+        _put_in_log(arguments.exc_value)
 
 
 def _since_boot() -> float:

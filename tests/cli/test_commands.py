@@ -21,10 +21,10 @@ import pytest
 from terminals import Terminal, without_codes
 
 from criteria_cli.cli.app import with_watch_value
-from criteria_cli.cli.failures import bare_traceback
 from criteria_cli.cli.folders import nothing_left_if_refused
 from criteria_cli.errors import MachineError
 from criteria_cli.study.files import load_definition
+from criteria_cli.study.frames import bare_traceback
 
 SUPPORT = Path(__file__).parents[1] / "support"
 STAND_IN = {

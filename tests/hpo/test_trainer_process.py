@@ -47,6 +47,22 @@ def make(setup, learn):
 serve(make, sys.argv[1:])
 """
 
+FAILING = """
+import json, sys, threading
+from criteria_cli.errors import MachineError
+from criteria_cli.training.serve import serve
+
+def make(setup, learn):
+    if THREAD:
+        thread = threading.Thread(target=json.loads, args=("Qxzw",))
+        thread.start()
+        thread.join()
+        raise MachineError("that was all")
+    json.loads("Qxzw")
+
+serve(make, sys.argv[1:])
+"""
+
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[[str], TrainerProcess]]:
@@ -88,3 +104,17 @@ def test_what_a_trainer_logs_is_in_the_log(
     assert isinstance(trainer.hear(60), Failed)
     log = (tmp_path / "hpo.log").read_text()
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]{12}Z INFO MainThread TF32 is off\n", log)
+
+
+@pytest.mark.parametrize("thread", [False, True])
+def test_an_error_in_the_log_has_no_path_and_no_value(
+    start: Callable[[str], TrainerProcess], tmp_path: Path, thread: bool
+) -> None:
+    trainer = start(FAILING.replace("THREAD", str(thread)))
+    trainer.send(TrainerSetup(spec_of(), tmp_path, tmp_path, "cpu", 1))
+    assert isinstance(trainer.hear(60), Failed)
+    lines = (tmp_path / "hpo.log").read_text().splitlines()
+    assert lines[0] == "traceback, the innermost call last:"
+    assert [line for line in lines if re.fullmatch(r"  decoder.py:\d+ in raw_decode", line)]
+    assert "JSONDecodeError" in lines
+    assert not [line for line in lines if "/usr" in line or "Qxzw" in line]

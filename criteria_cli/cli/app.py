@@ -118,6 +118,7 @@ def main() -> int:
     # a core dump would hold posts
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    _open_streams()
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if hasattr(stream, "reconfigure"):
@@ -143,6 +144,19 @@ def main() -> int:
     except BaseException as error:  # the one place that turns what happened into an exit code
         return failures.report(error, arguments=arguments, debug=debug)
     return result if isinstance(result, int) else 0
+
+
+def _open_streams() -> None:
+    """Have something behind every stream that a shell closed: what is said there is for nobody, and
+    no file that is opened later, and no child, takes its place.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
 
 
 def _find_place() -> None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,3 +37,52 @@ def test_the_log_of_a_trainer_that_failed_names_no_home(
     assert "\nInjected\n" in log
     assert 'File "' not in log
     assert str(ROOT) not in log
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory, run_in: Run) -> Path:
+    """A folder where the demo was searched."""
+    folder = tmp_path_factory.mktemp("demo")
+    ran = run_in(folder, "hpo", "demo", "--trials", "3", env=STAND_IN)
+    assert ran.code == 0, ran.err
+    return folder
+
+
+def shell(folder: Path, line: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """What a shell makes of `criteria ...` with these redirections."""
+    program = f"{shlex.quote(sys.executable)} -m criteria_cli"
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("CRITERIA_")}
+    return subprocess.run(
+        ["sh", "-c", line.replace("criteria", program, 1)],
+        cwd=folder,
+        env={**kept, **STAND_IN, **more},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("status demo >&-", 0),
+        ("status demo --json >&-", 0),
+        ("status demo 2>&-", 0),
+        ("status nowhere >&- 2>&-", 2),
+        ("--version >&-", 0),
+        ("hpo --help <&- >&- 2>&-", 0),
+        ("hpo demo --trials 4 <&- >&- 2>&-", 0),
+        ("report demo --out y.html >&-", 0),
+        ("report demo --out y.html <&- >&- 2>&-", 0),
+    ],
+)
+def test_a_stream_that_is_closed_changes_no_exit_code(
+    line: str, code: int, demo: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(demo, tmp_path, dirs_exist_ok=True)
+    ran = shell(tmp_path, f"criteria {line}")
+    assert ran.returncode == code, ran.stderr
+    assert (ran.stdout != "") == (line == "status demo 2>&-")
+    assert "error" not in ran.stderr
+    if line.startswith("report"):
+        assert (tmp_path / "y.html").stat().st_size > 1000

@@ -85,7 +85,10 @@ def load_definition(
     _check_schema(values, file)
     if not own and values.get("name") != path.stem:
         raise UsageError(f"`{file}` is named `{values.get('name')}`", code="study.name")
-    sources = {key: file for key, _ in flatten(values)}
+    try:
+        sources = {key: file for key, _ in flatten(values)}
+    except RecursionError as error:
+        raise UsageError(f"`{file}` {_too_much(error)}", code="study.toml") from None
     for override in _overrides(settings, flags or {}, environ or os.environ, base):
         _apply(values, override)
         for key in [key for key in sources if key.startswith(f"{override.key}.")]:
@@ -164,6 +167,15 @@ def read(path: Path, file: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UsageError(_toml_message(str(error), file), code="study.toml") from None
+    except (RecursionError, ValueError) as error:
+        raise UsageError(f"`{file}` {_too_much(error)}", code="study.toml") from None
+
+
+def _too_much(error: Exception) -> str:
+    """What Python's reader of TOML, or our own, gave up at; the file may still be TOML."""
+    if isinstance(error, RecursionError):
+        return "is nested too deeply"
+    return "holds a number that is too long"  # ValueError, where Python bounds its digits
 
 
 def _toml_message(message: str, file: str) -> str:
@@ -251,7 +263,7 @@ def _parse_setting(setting: str, known: Sequence[str]) -> _Override:
         raise UsageError(
             f"`--set`: unknown setting `{name}`{did_you_mean(name, full)}", code="study.unknown_key"
         )
-    return _Override(key, parts, _value(text.strip(), setting), "--set")
+    return _Override(key, parts, _value(text.strip(), setting, key), "--set")
 
 
 def _check_parameter(parts: tuple[str, ...]) -> None:
@@ -278,7 +290,7 @@ def _parts(name: str) -> tuple[str, ...]:
     return tuple(parts)
 
 
-def _value(text: str, setting: str) -> Any:
+def _value(text: str, setting: str, key: str) -> Any:
     """A TOML value; a bare word is text, since shells eat quotes."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
@@ -290,6 +302,8 @@ def _value(text: str, setting: str) -> Any:
                 code="usage.set",
             ) from None
         return text
+    except (RecursionError, ValueError) as error:
+        raise UsageError(f"`--set {key}`: the value {_too_much(error)}", code="usage.set") from None
 
 
 def _nested(override: _Override) -> dict[str, Any]:
@@ -332,8 +346,8 @@ def _validated(values: Mapping[str, Any], sources: Mapping[str, str], file: str)
             raise UsageError(f"{where}: {sentence}", code="study.value") from None
         joint = "" if sentence.startswith(("must", "is missing")) else ":"
         raise UsageError(f"{where}: `{key}`{joint} {sentence}", code="study.value") from None
-    except RecursionError:
-        raise UsageError(f"`{file}` is nested too deeply", code="study.toml") from None
+    except RecursionError as error:
+        raise UsageError(f"`{file}` {_too_much(error)}", code="study.toml") from None
     return _with_numbers(spec)
 
 

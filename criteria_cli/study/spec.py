@@ -133,7 +133,7 @@ class ValidationSpec(_Section):
     """How a trial is scored."""
 
     scheme: Literal["kfold", "holdout"] = "kfold"
-    folds: Annotated[int, Field(ge=2)] = 5
+    folds: Annotated[int, Field(ge=2, le=1000)] = 5
     train_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.8
     """The training share of a holdout split."""
     seed: int = 42

@@ -86,3 +86,37 @@ def test_a_stream_that_is_closed_changes_no_exit_code(
     assert "error" not in ran.stderr
     if line.startswith("report"):
         assert (tmp_path / "y.html").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("more", "settings", "message"),
+    [
+        ("a=" + "[" * 5000 + "]" * 5000, [], "`x.toml` is nested too deeply"),
+        (".".join("a" * 5000) + "=1", [], "`x.toml` is nested too deeply"),
+        ("[training]\nepochs=1" + "0" * 5000, [], "`x.toml` holds a number that is too long"),
+        (
+            "[validation]\nfolds=1" + "0" * 21,
+            [],
+            "`x.toml`: `validation.folds` must be at most 1000, not 1" + "0" * 21,
+        ),
+        (
+            "",
+            ["--set", "training.epochs=" + "[" * 5000 + "]" * 5000],
+            "`--set training.epochs`: the value is nested too deeply",
+        ),
+        (
+            "",
+            ["--set", "training.epochs=1" + "0" * 5000],
+            "`--set training.epochs`: the value holds a number that is too long",
+        ),
+    ],
+    ids=["lists", "tables", "digits", "folds", "set-lists", "set-digits"],
+)
+def test_a_study_file_of_any_size_gets_one_line(
+    more: str, settings: list[str], message: str, tmp_path: Path, run_in: Run
+) -> None:
+    head = 'schema = 1\nname = "x"\n[data]\nformat = "synthetic"\n'
+    top = more if not more.startswith("[") else ""
+    (tmp_path / "x.toml").write_text(f"{top}\n{head}{'' if top else more}\n")
+    ran = run_in(tmp_path, "hpo", "x.toml", "--dry-run", *settings)
+    assert (ran.code, ran.err) == (2, f"error: {message}\n")

@@ -120,3 +120,18 @@ def test_a_study_file_of_any_size_gets_one_line(
     (tmp_path / "x.toml").write_text(f"{top}\n{head}{'' if top else more}\n")
     ran = run_in(tmp_path, "hpo", "x.toml", "--dry-run", *settings)
     assert (ran.code, ran.err) == (2, f"error: {message}\n")
+
+
+@pytest.mark.parametrize("command", ["status", "hpo demo", "report demo", "storage upgrade"])
+def test_a_store_whose_name_is_no_text(command: str, tmp_path: Path) -> None:
+    name = os.fsdecode(b"\xff.db")
+    given = shell(tmp_path, f"criteria {command} --storage sqlite:///{name}")
+    folder = tmp_path / name
+    folder.mkdir()
+    inherited = shell(folder, f"criteria {command}")
+    for ran in (given, inherited):
+        assert ran.returncode == 2
+        line, hint = ran.stderr.splitlines()
+        assert line == "error: the storage URL, or the folder it starts from, is not UTF-8 text"
+        assert hint.startswith("  hint: ")
+    assert [path.name for path in tmp_path.rglob("*")] == [name]

@@ -1,4 +1,4 @@
-"""Tensor files that are whole or not there, and the digests that say so."""
+"""Files that are whole or not there, tensors above all, and the digests that say so."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
+from criteria_cli.errors import MachineError
 from criteria_cli.study.durable import PARTIAL, put_in_place
 
 
@@ -42,6 +43,26 @@ def create_private(path: Path) -> int:
     """
     path.unlink(missing_ok=True)
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+
+
+def refuse_in_the_way(path: Path) -> None:
+    """Look before hours of work whether a file can come to its place.
+
+    Raises:
+        MachineError: a folder stands there, or something else where its own folder should be.
+    """
+    folder = path.parent
+    if os.path.lexists(folder) and not folder.is_dir():
+        path, found, expected = folder, "is no folder", "a folder"
+    elif path.is_dir():
+        found, expected = "is a folder", "a file"
+    else:
+        return
+    raise MachineError(
+        f"`{path.parent.name}/{path.name}` {found}, criteria keeps {expected} there",
+        hint="remove or rename it and run the same command again",
+        code="machine.in_the_way",
+    )
 
 
 def sha256_of(path: Path) -> str:

@@ -14,10 +14,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+from criteria_cli.training.tensor_files import create_private, refuse_in_the_way
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -26,6 +29,8 @@ Integers = NDArray[np.int64]
 Tokens = NDArray[np.int32]
 
 _LAYOUT = 1
+_DIGEST = 8
+"""Numbers, of 32 bits each, that the digest at the head of a file has."""
 _CHUNK = 512
 """Texts handed to the tokenizer at once: enough for its threads, little in Python objects."""
 
@@ -82,13 +87,19 @@ def cached_tokens(
     """`tokenize`, kept in `folder` under a key of tokenizer and texts and mapped from there.
 
     Trainers that need the same tokens at the same time wait for the one that makes them. The file
-    is readable by its owner alone: token ids are as private as the texts.
+    is readable by its owner alone: token ids are as private as the texts. A file that is damaged,
+    or of an older form, is made again.
+
+    Raises:
+        MachineError: something else stands in the file's place.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = folder / f"{_content_key(tokenizer, texts)}.npy"
+    for place in (path, _partial(path), _lock(path)):
+        refuse_in_the_way(place)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = _open(path, len(texts))
     if found is None:
-        with _locked(path.with_suffix(".lock")):
+        with _locked(_lock(path)):
             found = _open(path, len(texts))
             if found is None:
                 _write(path, tokenize(tokenizer, texts))
@@ -123,29 +134,49 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 def _open(path: Path, texts: int) -> TokenTexts | None:
     """The tokens in a file, or None where there is none or not a whole one.
 
-    Layout: the length of each text, then all ids, int32.
+    Layout: a digest of the rest, the length of each text, then all ids, int32.
     """
     try:
         stored = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+    except (OSError, ValueError, EOFError, SyntaxError, TokenError):  # the last of a bad header
         return None
-    if stored.dtype != np.int32 or stored.ndim != 1 or len(stored) < texts:
+    if stored.dtype != np.int32 or stored.ndim != 1 or len(stored) < _DIGEST + texts:
         return None
+    # a wrong id would train a wrong model without a word; the file is read anyway, and this costs
+    # 0.7 s per GB of it
+    if not np.array_equal(stored[:_DIGEST], _digest(path.stem, stored[_DIGEST:])):
+        return None
+    lengths, ids = stored[_DIGEST : _DIGEST + texts], stored[_DIGEST + texts :]
     offsets = np.zeros(texts + 1, dtype=np.int64)
-    np.cumsum(stored[:texts], out=offsets[1:])
-    ids = stored[texts:]
+    np.cumsum(lengths, out=offsets[1:])
     return TokenTexts(ids, offsets) if len(ids) == offsets[-1] else None
 
 
+def _digest(key: str, content: Tokens) -> Tokens:
+    """(_DIGEST,) of a file's content under its key: another's file is as wrong as a damaged one."""
+    digest = hashlib.blake2b(key.encode(), digest_size=4 * _DIGEST)
+    digest.update(content.data)
+    return np.frombuffer(digest.digest(), dtype=np.int32)
+
+
 def _write(path: Path, tokens: TokenTexts) -> None:
-    whole = np.concatenate([tokens.lengths.astype(np.int32), tokens.ids])
-    partial = path.with_suffix(".partial")
-    partial.unlink(missing_ok=True)
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+    head = np.zeros(_DIGEST, dtype=np.int32)
+    whole = np.concatenate([head, tokens.lengths.astype(np.int32), tokens.ids])
+    whole[:_DIGEST] = _digest(path.stem, whole[_DIGEST:])
+    partial = _partial(path)
+    with os.fdopen(create_private(partial), "wb") as file:
         np.save(file, whole, allow_pickle=False)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_suffix(".partial")
+
+
+def _lock(path: Path) -> Path:
+    return path.with_suffix(".lock")
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from transformers import (
     XLMRobertaTokenizerFast,
 )
 
-from criteria_cli.errors import UsageError
+from criteria_cli.errors import MachineError, UsageError
 from criteria_cli.training import tokens
 from criteria_cli.training.tiny import tiny_tokenizer
 from criteria_cli.training.token_pairs import PairTemplate, PairTokens, check_assembly
@@ -205,10 +205,67 @@ def test_a_torn_file_is_made_again(tmp_path: Path) -> None:
     cached_tokens(tokenizer, POSTS, tmp_path)
     (path,) = tmp_path.glob("*.npy")
     whole = path.read_bytes()
-    for torn in (whole[:-5], whole[:40], b""):
+    no_header = whole.replace(b",)", b",(", 1)
+    for torn in (whole[:-5], whole[:40], b"", bytes(len(whole)), no_header):
         path.write_bytes(torn)
         again = cached_tokens(tokenizer, POSTS, tmp_path)
         assert again[4].tolist() == tokenize(tokenizer, POSTS)[4].tolist()
+
+
+@pytest.mark.parametrize("damage", ["ids", "lengths", "digest", "older", "another"])
+def test_a_file_with_other_content_is_made_again(damage: str, tmp_path: Path) -> None:
+    """All of these are whole files of the right size."""
+    tokenizer = tiny_tokenizer(POSTS + CRITERIA)
+    cached_tokens(tokenizer, POSTS, tmp_path)
+    (path,) = tmp_path.glob("*.npy")
+    whole = path.read_bytes()
+    stored = np.load(path)
+    made = tokenize(tokenizer, POSTS)
+    if damage == "ids":
+        stored[len(stored) // 2 : len(stored) // 2 + 100] = 0
+    elif damage == "lengths":
+        at = tokens._DIGEST
+        stored[at], stored[at + 4] = stored[at + 4], stored[at]
+    elif damage == "digest":
+        stored[0] ^= 1
+    elif damage == "older":
+        stored = np.concatenate([made.lengths.astype(np.int32), made.ids])
+    else:
+        cached_tokens(tokenizer, POSTS[::-1], tmp_path)
+        (other,) = set(tmp_path.glob("*.npy")) - {path}
+        stored = np.load(other)
+    np.save(path, stored)
+    assert path.read_bytes() != whole
+    again = cached_tokens(tokenizer, POSTS, tmp_path)
+    assert again.ids.tolist() == made.ids.tolist()
+    assert again.offsets.tolist() == made.offsets.tolist()
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".partial", ".lock"])
+def test_a_folder_in_the_files_place_is_named(suffix: str, tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer(POSTS + CRITERIA)
+    cache = tmp_path / "cache"
+    cached_tokens(tokenizer, POSTS, cache)
+    (path,) = cache.glob("*.npy")
+    path.unlink()
+    path.with_suffix(suffix).unlink(missing_ok=True)
+    path.with_suffix(suffix).mkdir()
+    named = f"^`cache/{path.stem}{suffix}` is a folder, criteria keeps a file there$"
+    with pytest.raises(MachineError, match=named):
+        cached_tokens(tokenizer, POSTS, cache)
+
+
+@pytest.mark.parametrize("found", ["file", "link"])
+def test_something_in_the_caches_place_is_named(found: str, tmp_path: Path) -> None:
+    cache = tmp_path / "study" / "cache"
+    cache.parent.mkdir()
+    if found == "file":
+        cache.touch()
+    else:
+        cache.symlink_to(tmp_path / "gone")
+    with pytest.raises(MachineError, match=r"^`study/cache` is no folder, criteria keeps a folder"):
+        cached_tokens(tiny_tokenizer(POSTS + CRITERIA), POSTS, cache)
 
 
 def _open_cache(folder: str, counted: Any, start: Any) -> None:

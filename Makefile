@@ -23,6 +23,7 @@ $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 
 demo: $(VENV)/.installed
 	@$(BIN)/criteria hpo demo
+	@echo "(in a terminal of your own, first: source $(BIN)/activate)"
 
 test: lint types layers tests
 

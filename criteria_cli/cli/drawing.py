@@ -34,12 +34,18 @@ class Block:
         """Lines that a drawing may have; the cursor stands below them."""
         return height_of(self._stream) - 1
 
-    def draw(self, lines: Sequence[Line]) -> None:
-        """Replace the last drawing; what the window cannot hold is counted on its last line."""
+    def draw(self, lines: Sequence[Line], *, ending: int = 0) -> None:
+        """Replace the last drawing; what the window cannot hold is counted.
+
+        Args:
+            ending: so many of the last lines stay where lines are left out, as far as they take no
+                more than a third of the window.
+        """
         width, height, painted = self.width, max(1, self.height), colours(self._stream)
         if len(lines) > height:
+            last = min(ending, height // 3)
             more = line(f"... {len(lines) - height + 1} more lines, the window is too low")
-            lines = [*lines[: height - 1], more]
+            lines = [*lines[: height - 1 - last], more, *lines[len(lines) - last :]]
         fitted = [item.fitted(width) for item in lines]
         texts = [item.painted() if painted else item.text for item in fitted]
         body = "".join(f"{text}{_REST_OF_LINE}\r\n" for text in texts)

@@ -27,6 +27,7 @@ from criteria_cli.cli.arguments import (
 )
 from criteria_cli.cli.definitions import definition_of, described_data, refuse_searched, tell
 from criteria_cli.cli.environment import runs_directory
+from criteria_cli.cli.failures import warn
 from criteria_cli.cli.folders import nothing_left_if_refused
 from criteria_cli.cli.layout import is_terminal, line, show, width_of
 from criteria_cli.cli.store import Store, store
@@ -121,6 +122,11 @@ def command(
         device=device,
     )
     summary = described_data(definition)
+    planned = definition.spec.budget.trials
+    if not definition.spec.search and planned > 1:
+        warn(
+            f"nothing is searched, {planned} trials would be alike: a `[search]` names what differs"
+        )
     if dry_run:
         _show_plan(definition, summary, options, place, as_json=as_json)
         return 0

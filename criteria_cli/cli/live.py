@@ -169,7 +169,7 @@ def _study(view: StudyView, width: int) -> list[Line]:
 def _eta(view: StudyView) -> str:
     study = view.study
     if study.eta_s is None:
-        left = ENOUGH_FOR_ETA - study.trials.finished
+        left = min(ENOUGH_FOR_ETA, study.target) - study.trials.finished
         return f"ETA after {count(left, 'more trial')}" if left > 0 else "ETA unknown"
     text = f"ETA {duration(study.eta_s)}"
     if study.eta_range_s is not None:

@@ -43,7 +43,7 @@ def command(
             metavar="[=SECONDS]",
             parser=seconds,
             show_default=False,
-            help="Redraw every 2 seconds, or as often as said.",
+            help="Redraw every 2 seconds, or as often as said, until Ctrl-C.",
         ),
     ] = None,
     check: Annotated[
@@ -97,7 +97,8 @@ def _watch(read: Callable[[int | None], Screen], pause_s: float, *, as_json: boo
             width = width_of(sys.stdout) if block is None else block.width
             lines, document, _ = read(width)
             if block is not None:
-                block.draw(lines)  # the last one stays when we leave
+                # the last one stays when we leave
+                block.draw(lines, ending=len(lines))  # there stands what a person is to do
             elif as_json:
                 print_json(document, indent=None)
             else:

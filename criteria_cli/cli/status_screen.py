@@ -119,7 +119,7 @@ def _eta(study: StudyStatus) -> list[Line]:
     if study.state == "finished":
         return []
     if study.eta_s is None:
-        left = ENOUGH_FOR_ETA - study.trials.finished
+        left = min(ENOUGH_FOR_ETA, study.target) - study.trials.finished
         why = f"after {count(left, 'more trial')}" if left > 0 else "unknown: no worker lives"
         return [line("ETA      ", why)]
     low_high = ""

@@ -11,7 +11,7 @@ from typing import TextIO
 from criteria_cli.cli.event_lines import PROGRESS_EVERY_S, pairs, utc_now
 from criteria_cli.cli.layout import is_terminal, width_of
 from criteria_cli.cli.signals import Stopping
-from criteria_cli.cli.words import bar, clock, score
+from criteria_cli.cli.words import bar, clock, count, score
 from criteria_cli.study.final import TrainOrder
 from criteria_cli.study.trial import EpochReport, Event, FoldReport, Progress, Report, Verdict
 
@@ -85,7 +85,7 @@ class TrainingLines:
         if event.fold <= self._folds:
             self._line(f"{self._name(event.fold)}  {self._metric} {facts}")
         else:
-            self._line(f"{self._name(event.fold)}  done, {event.epochs} epochs")
+            self._line(f"{self._name(event.fold)}  done, {count(event.epochs, 'epoch')}")
         self._score = None
 
     def _name(self, fold: int) -> str:

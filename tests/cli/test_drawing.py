@@ -116,3 +116,11 @@ def test_a_low_window_says_what_it_does_not_show(terminal: Terminal) -> None:
     assert terminal.screen()[1:] == [
         "0", "1", "2", "... 6 more lines, the window is too low", "",
     ]  # fmt: skip
+
+
+def test_a_low_window_keeps_the_ending_that_it_is_told_of(terminal: Terminal) -> None:
+    terminal.resize(80, 7)
+    Block(terminal.stream).draw([line(str(number)) for number in range(9)], ending=9)
+    assert terminal.screen()[1:] == [
+        "0", "1", "2", "... 4 more lines, the window is too low", "7", "8", "",
+    ]  # fmt: skip

@@ -240,6 +240,20 @@ def test_a_setting_that_every_trial_samples_is_not_ignored(tmp_path: Path, run_i
     assert "--set 'search.batch_size={choices=[VALUE]}'" in ran.err
 
 
+def test_a_study_that_searches_nothing_is_said(tmp_path: Path, run_in: Run) -> None:
+    (tmp_path / "s.toml").write_text(
+        'schema = 1\nname = "s"\n[data]\nformat = "synthetic"\nposts = 20\n'
+        '[model]\nname = "builtin:tiny-deberta-v2"\nmax_length = 64\n'
+    )
+    ran = run_in(tmp_path, "hpo", "s.toml", "--trials", "4", "--dry-run")
+    assert ran.code == 0
+    assert "warning: nothing is searched, 4 trials would be alike" in ran.err
+    assert (
+        "nothing is searched"
+        not in run_in(tmp_path, "hpo", "s.toml", "--trials", "1", "--dry-run").err
+    )
+
+
 def test_init_writes_a_study_file_that_loads(tmp_path: Path, run_in: Run) -> None:
     ran = run_in(tmp_path, "init", "mine.toml", "--like", "pc_ce")
     assert (ran.code, ran.out) == (0, "mine.toml\n")
@@ -247,6 +261,9 @@ def test_init_writes_a_study_file_that_loads(tmp_path: Path, run_in: Run) -> Non
     assert definition.spec.name == "mine"
     assert "criteria hpo mine.toml" in (tmp_path / "mine.toml").read_text()
     assert run_in(tmp_path, "init", "mine.toml").code == 2
+    ran = run_in(tmp_path, "init", "nowhere/mine.toml")
+    assert ran.code == 2
+    assert "error: the folder of `nowhere/mine.toml` does not exist" in ran.err
 
 
 def test_doctor_tells_without_a_store(tmp_path: Path, run_in: Run) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -135,3 +137,35 @@ def test_a_store_whose_name_is_no_text(command: str, tmp_path: Path) -> None:
         assert line == "error: the storage URL, or the folder it starts from, is not UTF-8 text"
         assert hint.startswith("  hint: ")
     assert [path.name for path in tmp_path.rglob("*")] == [name]
+
+
+SCRIPT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["criteria"]
+STARTS = {
+    "module": ["-m", "criteria_cli"],
+    "script": [
+        "-c",
+        "import sys; from {} import {} as main; sys.exit(main())".format(*SCRIPT.split(":")),
+    ],
+}
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_ctrl_c_while_the_command_line_loads_ends_without_a_word(
+    start: str, tmp_path: Path
+) -> None:
+    (tmp_path / "typer.py").write_text(
+        "import signal\nprint('loading', flush=True)\nsignal.pause()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, *STARTS[start], "status"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "loading\n"
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (130, "")

@@ -106,7 +106,7 @@ Study = Annotated[
     typer.Argument(
         metavar="STUDY",
         show_default=False,
-        help="The study file, or a bundled definition: `criteria init --help` names them.",
+        help="The study file, or the name of a bundled definition; see `criteria init --help`.",
         autocompletion=_complete_study,
     ),
 ]

@@ -1,7 +1,8 @@
 """Predictions for a file of posts: read, scored and written piece by piece.
 
 What is done stands beside the result under another name, with a note of how far it is whole, so
-that a stopped run goes on from there. Only a finished result gets its name.
+that a stopped run goes on from there; where it was changed since, everything is made anew. Only a
+finished result gets its name.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def predict_file(order: PredictOrder, report: PredictReport) -> PredictResult:
     posts = _Posts(order)
     settle(order.threads)
     predictor = Predictor(order.model_dir, device=order.device)
-    with PredictionWriter(order, posts.fingerprint) as writer:
+    with PredictionWriter(order, posts.fingerprint, posts.total) as writer:
         counts, resumed = writer.counts, writer.counts.posts
         begun = time.monotonic()
         for chunk in _chunks(posts, counts.posts):
@@ -92,6 +93,12 @@ def _check_output(order: PredictOrder) -> None:
     if order.out.exists() and order.out.samefile(order.input):
         raise UsageError(
             f"`{order.out.name}` is the input itself, it is not replaced",
+            hint="name another file with --out",
+            code="predict.exists",
+        )
+    if order.out.is_dir():
+        raise UsageError(
+            f"`{order.out.name}` is a folder, the result must be a file",
             hint="name another file with --out",
             code="predict.exists",
         )

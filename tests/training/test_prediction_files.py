@@ -15,6 +15,7 @@ from criteria_cli.errors import MachineError, Saved, UsageError
 from criteria_cli.study.prediction import PredictOrder, PredictProgress
 from criteria_cli.training.predict import Predictor
 from criteria_cli.training.prediction_files import predict_file
+from criteria_cli.training.prediction_writer import Counts
 
 POSTS = {
     f"p{number}": f"I cannot sleep since day {number}. The bus was late." for number in range(66)
@@ -150,6 +151,109 @@ def test_half_of_another_result_is_not_gone_on_from(many: PredictOrder) -> None:
     assert predict_file(replace(many, abstain=True), go_on).resumed == 0
 
 
+def stopped_halfway(order: PredictOrder) -> tuple[Path, Path, bytes]:
+    """The half of a result, its note, and what the whole will be."""
+    whole = replace(order, out=order.out.with_name("whole.csv"))
+    predict_file(whole, go_on)
+    with pytest.raises(Saved, match="32 of 66 posts"):
+        predict_file(order, lambda progress: False)
+    partial = order.out.with_name(".scores.csv.partial")
+    return partial, partial.with_name(".scores.csv.partial.json"), whole.out.read_bytes()
+
+
+@pytest.mark.parametrize("damage", ["zeros", "a digit", "cut", "gone", "other rows"])
+def test_a_half_that_was_changed_is_made_anew(damage: str, many: PredictOrder) -> None:
+    partial, _, whole = stopped_halfway(many)
+    half = partial.read_bytes()
+    if damage == "gone":
+        partial.unlink()
+    else:
+        at = half.index(b"0.", len(half) // 2) + 4
+        partial.write_bytes(
+            {
+                "zeros": bytes(len(half)),
+                "a digit": half[:at] + bytes([half[at] ^ 1]) + half[at + 1 :],
+                "cut": half[:-1],
+                "other rows": half[::-1] * 2,
+            }[damage]
+        )
+    assert predict_file(many, go_on).resumed == 0
+    assert many.out.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"posts": 33},
+        {"posts": -1},
+        {"posts": 0},
+        {"posts": 67},
+        {"posts": "32"},
+        {"posts": True},
+        {"bytes": -1},
+        {"bytes": 0},
+        {"bytes": 1.5},
+        {"bytes": None},
+        {"bytes": 10**30},
+        {"pairs": -9},
+        {"pairs": 0},
+        {"positives": 10**6},
+        {"cut": 33},
+        {"abstained": [1]},
+        {"more": 1},
+        None,
+        [],
+    ],
+)
+def test_a_note_that_cannot_be_true_is_not_believed(change: object, many: PredictOrder) -> None:
+    _, path, whole = stopped_halfway(many)
+    note = json.loads(path.read_text())
+    note["counts"] = note["counts"] | change if isinstance(change, dict) else change
+    path.write_text(json.dumps(note))
+    result = predict_file(many, go_on)
+    assert (result.resumed, result.posts, result.pairs, result.cut) == (0, 66, 594, 0)
+    assert many.out.read_bytes() == whole
+
+
+@pytest.mark.parametrize("counts", [{"posts": 67}, {"bytes": 0}, {"posts": 40, "pairs": 39}])
+def test_impossible_counts(counts: dict[str, int]) -> None:
+    possible = {"posts": 66, "bytes": 9, "pairs": 594, "positives": 500, "abstained": 94, "cut": 66}
+    assert Counts(**possible).possible(66)
+    assert not Counts(**possible | counts).possible(66)
+
+
+@pytest.mark.parametrize("ending", [".partial", ".partial.json", ".partial.parquet"])
+def test_a_folder_beside_the_result_is_told_before_the_work(
+    ending: str, order: PredictOrder
+) -> None:
+    order.out.with_name(f".scores.csv{ending}").mkdir()
+    with pytest.raises(UsageError, match=r"^cannot write beside `scores.csv`: is a directory$"):
+        predict_file(order, lambda progress: pytest.fail("posts were scored"))
+
+
+def test_a_run_that_ended_while_its_parquet_got_its_name_goes_on(
+    order: PredictOrder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = replace(order, out=order.out.with_suffix(".parquet"))
+    real = Path.replace
+
+    def replace_file(path: Path, target: Path) -> Path:
+        if target == order.out:
+            raise KeyboardInterrupt
+        return real(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", replace_file)
+        with pytest.raises(KeyboardInterrupt):
+            predict_file(order, go_on)
+    assert predict_file(order, go_on).resumed == 8
+    assert pyarrow.parquet.read_table(order.out).num_rows == 72
+    assert sorted(path.name for path in order.out.parent.iterdir()) == [
+        "posts.csv",
+        "scores.parquet",
+    ]
+
+
 def test_a_post_that_stands_there_twice_is_scored_once(order: PredictOrder) -> None:
     order.input.write_text(
         "post_id,post,DSM5_symptom\n1,I sleep badly,A.1\n1,I sleep badly,A.2\n2,fine,A.1\n"
@@ -208,6 +312,12 @@ def test_nothing_is_written_over(order: PredictOrder) -> None:
     with pytest.raises(UsageError, match="exists already"):
         predict_file(order, go_on)
     assert order.out.read_text() == "mine"
+
+
+def test_a_folder_is_never_replaced(order: PredictOrder) -> None:
+    order.out.mkdir()
+    with pytest.raises(UsageError, match=r"`scores.csv` is a folder, the result must be a file"):
+        predict_file(replace(order, overwrite=True), lambda progress: pytest.fail("scored"))
 
 
 def test_the_input_is_never_written_over(order: PredictOrder) -> None:

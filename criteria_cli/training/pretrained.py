@@ -36,6 +36,11 @@ _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _PICKLED = "pytorch_model.bin"
 _ADAPTER = "adapter_config.json"
+_LAYERS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
+_MOST = {**dict.fromkeys(_LAYERS, 1000), "num_labels": 100_000}
+"""The deepest encoders have some 50 layers. Every layer is built, and every label gets a name,
+before a weight is looked at."""
+_NUMBERED = re.compile(r".*?\.\d+(?=\.)")
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,9 @@ def open_checkpoint(name: str) -> Checkpoint:
             code="model.not_safetensors",
             hint="convert it first: open it with transformers and call `save_pretrained`",
         )
-    if not weights:
+    if weights:
+        _refuse_more_layers(config, weights, name)
+    else:
         _download(name, [_PICKLED])
     source = _digest([directory / _CONFIG, *weights]) if local else directory.name
     return Checkpoint(directory, config, bool(weights), source)
@@ -148,6 +155,12 @@ def _read_config(directory: Path, name: str) -> PretrainedConfig:
             f"model `{name}` needs its own code to load, criteria does not run code of models",
             code="model.own_code",
         )
+    for key, most in _MOST.items():
+        if isinstance(raw.get(key), int) and raw[key] > most:
+            raise UsageError(
+                f"{_CONFIG} of model `{name}`: `{key}` is {raw[key]}, the most is {most}",
+                code="model.config",
+            )
     if raw.get("quantization_config"):
         raise UsageError(
             f"model `{name}` is quantised, criteria needs its weights as they were trained",
@@ -190,6 +203,26 @@ def _weight_files(directory: Path, name: str) -> list[Path]:
                 f"`{name}/{path.name}` is damaged (incomplete)", code="model.damaged"
             ) from error
     return files
+
+
+def _refuse_more_layers(config: PretrainedConfig, weights: list[Path], name: str) -> None:
+    """A layer without weights would be made of random ones, and take memory, before it is missed.
+
+    Layers are counted by the numbers in the names of tensors: `encoder.layer.11.output.dense.bias`.
+    """
+    layers = getattr(config, "num_hidden_layers", None)
+    if not isinstance(layers, int) or hasattr(config, "num_hidden_groups"):  # ALBERT's share theirs
+        return
+    found: set[str] = set()
+    for path in weights:
+        with safe_open(path, framework="numpy") as file:
+            for key in file.keys():  # noqa: SIM118 - the file itself cannot be iterated over
+                found.update(key[: match.end()] for match in _NUMBERED.finditer(key))
+    if layers > len(found):
+        raise UsageError(
+            f"{_CONFIG} of model `{name}` asks for {layers} layers, its weights have {len(found)}",
+            code="model.damaged",
+        )
 
 
 def _shards(directory: Path, name: str) -> list[Path]:

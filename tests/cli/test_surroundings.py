@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
@@ -169,3 +170,14 @@ def test_ctrl_c_while_the_command_line_loads_ends_without_a_word(
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert (process.returncode, said) == (130, "")
+
+
+def test_a_model_that_asks_for_more_layers_than_memory_holds(tmp_path: Path, run_in: Run) -> None:
+    config = {"model_type": "bert", "num_hidden_layers": 10**9}
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+    ran = run_in(tmp_path, "train", "demo", "--set", 'model.name="./m"', timeout=60)
+    assert ran.code == 2
+    assert ran.err.splitlines()[-1] == (
+        "error: config.json of model `./m`: `num_hidden_layers` is 1000000000, the most is 1000"
+    )

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import AutoModelForSequenceClassification, BertConfig, BertModel, GPT2Config
 
@@ -263,6 +264,10 @@ def test_code_in_a_checkpoint_is_neither_run_nor_asked_about(tmp_path: Path) -> 
         ({"hidden_size": "x"}, "is not one that transformers knows"),
         ({"dtype": "evil"}, "is not one that transformers knows"),
         ({"hidden_act": "evil"}, "do not fit its config.json"),
+        # these would be built until memory is full
+        ({"num_hidden_layers": 10**9}, "`num_hidden_layers` is 1000000000, the most is 1000"),
+        ({"num_labels": 10**9}, "`num_labels` is 1000000000, the most is 100000"),
+        ({"num_hidden_layers": 1000}, "asks for 1000 layers, its weights have 2"),
     ],
 )
 def test_a_hostile_configuration_is_refused(
@@ -292,7 +297,12 @@ def test_weights_that_do_not_fit_the_configuration(tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path, MAIN["bert"])
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
-    assert "lacks 16 weights" in refused(path)
+    assert "asks for 3 layers, its weights have 2" in refused(path)
+    (path / "config.json").write_text(json.dumps(config))
+    tensors = load_file(path / "model.safetensors")
+    del tensors["bert.encoder.layer.1.output.dense.bias"]
+    save_file(tensors, path / "model.safetensors", {"format": "pt"})
+    assert "lacks 1 weights" in refused(path)
     (path / "config.json").write_text(json.dumps(config | {"intermediate_size": 48}))
     assert "do not fit" in refused(path)
 

@@ -18,6 +18,9 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from tokenizers.trainers import BpeTrainer
 from transformers import DebertaV2Config, PreTrainedTokenizerFast
 
+from criteria_cli.study.durable import read_json
+from criteria_cli.training.tensor_files import refuse_in_the_way
+
 NAME = "builtin:tiny-deberta-v2"
 
 VOCABULARY = 2048
@@ -55,16 +58,40 @@ def tiny_tokenizer(texts: Iterable[str], cache: Path | None = None) -> PreTraine
     """A byte-pair tokenizer trained on `texts` (Sennrich et al., 2016).
 
     The order of `texts` does not matter. With `cache`, the trained vocabulary is kept there, in a
-    file readable by its owner alone and named by the texts' digest.
+    file readable by its owner alone and named by the texts' digest. A file that is damaged is
+    replaced.
+
+    Raises:
+        MachineError: something else stands in the file's place, or in that of `cache`.
     """
     ordered = sorted(set(texts))
     if cache is None:
         return _wrapped(_trained(ordered))
     digest = sha256(json.dumps([VOCABULARY, ordered]).encode()).hexdigest()[:16]
     path = cache / f"tiny-tokenizer-{digest}.json"
-    if not path.exists():
-        _write_private(path, _trained(ordered).to_str())
-    return _wrapped(Tokenizer.from_file(str(path)))
+    refuse_in_the_way(path)
+    definition = _kept(path)
+    if definition is None:
+        definition = _trained(ordered).to_str()
+        content = {"sha256": _digest(path, definition), "tokenizer": definition}
+        _write_private(path, json.dumps(content))
+    return _wrapped(Tokenizer.from_str(definition))
+
+
+def _kept(path: Path) -> str | None:
+    """The tokenizer's definition in a file, or None where there is none as it was written: with
+    another vocabulary, a study would go on with other tokens and no word of it."""
+    content = read_json(path) or {}
+    definition = content.get("tokenizer")
+    if not isinstance(definition, str) or content.get("sha256") != _digest(path, definition):
+        return None
+    return definition
+
+
+def _digest(path: Path, definition: str) -> str:
+    """Of a definition under its file's name, which says what texts it is of."""
+    whole = f"{path.name}\n{definition}"
+    return sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _trained(texts: list[str]) -> Tokenizer:

@@ -105,7 +105,7 @@ def _csv_rows(
                 shown = "\\t" if other == "\t" else other
                 raise UsageError(
                     f"`{path.name}` has a single column, is the delimiter `{shown}`?",
-                    hint=f'a study file says so with data.delimiter = "{shown}"',
+                    hint=f'data.delimiter = "{shown}"',
                     code="data.delimiter",
                 )
     _check_columns(path, header, columns)

@@ -11,7 +11,6 @@ trial's seed and its position (`seeds.py`).
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -25,7 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from criteria_cli.errors import TrialFailed
-from criteria_cli.study.durable import private_folder, write_json
+from criteria_cli.study.durable import digest_of, private_folder, write_json
 from criteria_cli.training.tensor_files import sha256_of, write_tensors
 
 _log = logging.getLogger(__name__)
@@ -82,7 +81,7 @@ class Checkpoints:
                 "tensors_sha256": digest,
                 "position": dict(position),
             }
-            manifest = {**content, "sha256": _digest(content)}
+            manifest = {**content, "sha256": digest_of(content)}
             write_json(self._manifest(number), manifest, through=self._through)
             for old in sorted(numbers)[: -(KEPT - 1) or None]:
                 self._remove(old)
@@ -125,7 +124,7 @@ class Checkpoints:
         try:
             manifest = json.loads(self._manifest(number).read_bytes())
             digest = manifest.pop("sha256")
-            if manifest["schema"] != SCHEMA or digest != _digest(manifest):
+            if manifest["schema"] != SCHEMA or digest != digest_of(manifest):
                 return None
             if sha256_of(self._tensors(number)) != manifest["tensors_sha256"]:
                 return None
@@ -149,10 +148,6 @@ class Checkpoints:
     def _remove(self, number: int) -> None:
         self._manifest(number).unlink(missing_ok=True)  # first: without it there is no checkpoint
         self._tensors(number).unlink(missing_ok=True)
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _reason(error: Exception) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from criteria_cli.study.durable import private_folder, read_json, write_json
+from criteria_cli.study.durable import digest_of, private_folder, read_json, write_json
 from criteria_cli.training.calibration import Calibration
 from criteria_cli.training.tensor_files import refuse_in_the_way
 
@@ -55,7 +53,7 @@ class HeldOut:
             "scores": self.scores.tolist(),
             "calibration": self.calibration.to_json(),
         }
-        write_json(path, content | {"sha256": _digest(content)})
+        write_json(path, content | {"sha256": digest_of(content)})
 
     @classmethod
     def load(cls, folder: Path, fold: int, fingerprint: str) -> HeldOut | None:
@@ -71,7 +69,7 @@ class HeldOut:
         if content is None:
             return None
         digest = content.pop("sha256", None)
-        if digest != _digest(content):
+        if digest != digest_of(content):
             return None
         if content.pop("fingerprint", None) != fingerprint:
             return None
@@ -104,7 +102,3 @@ class HeldOut:
 
 def _path(folder: Path, fold: int) -> Path:
     return folder / f"fold-{fold}.json"
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
